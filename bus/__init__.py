@@ -1,0 +1,1 @@
+"""Commands in, events out: subjects, envelopes, actors, partitions and the ports they speak through."""

@@ -1,0 +1,248 @@
+"""CloudEvents 1.0 bodies as bytes: commands in, events and outcomes out. Signed bytes are built here and only here.
+
+An event's keys stand in the order of `EventEnvelope`, without spaces, UTF-8 unescaped, optional keys left out when
+unset (docs/formats.md). `msgspec` writes the fields of a struct in their order, which makes the bytes canonical.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Annotated, Any, Final
+
+import msgspec
+
+from bus.errors import Malformed, WireError
+from bus.subjects import is_token
+from domain.catalogue import COMMANDS, EVENTS, STORED_NAMES, Command, Key
+from domain.values import Line, to_ms
+
+BODY_BYTES_MAX: Final = 65_535
+JSON: Final = "application/json"
+SCHEMA_PREFIX: Final = "urn:tallyroot:schema:"
+
+_encoder: Final = msgspec.json.Encoder()
+
+
+class EventEnvelope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An event as it is stored and signed; the order of the fields is the order of the bytes."""
+
+    specversion: str
+    id: str
+    source: str
+    type: str
+    subject: str
+    time: str
+    recordedtime: str
+    datacontenttype: str
+    dataschema: str
+    tenantid: str
+    aggregateversion: int
+    causationid: str
+    correlationid: str | None = None
+    actor: str | None = None
+    traceparent: str | None = None
+    data: msgspec.Raw
+
+
+class CommandEnvelope(msgspec.Struct, frozen=True, kw_only=True):
+    """A command as it arrives; attributes that CloudEvents allows and we do not use are passed over."""
+
+    specversion: str
+    id: str
+    source: Annotated[str, msgspec.Meta(min_length=1, max_length=512)]
+    type: str
+    subject: str
+    time: str
+    data: msgspec.Raw
+    tenantid: str | None = None
+    datacontenttype: str = JSON
+    correlationid: Annotated[Line, msgspec.Meta(min_length=1)] | None = None
+    actor: Annotated[Line, msgspec.Meta(min_length=1)] | None = None
+    traceparent: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f-]{55}\Z")] | None = None
+
+
+class CommandsDecided(msgspec.Struct, frozen=True, kw_only=True):
+    """Data of an inbox event: which commands of the partition a batch decided, and what it refused.
+
+    `refused` lists [command sequence, command id, code, message]; `batch` is the id under which it was published.
+    """
+
+    partition: int
+    first_seq: int
+    last_seq: int
+    accepted: int
+    batch: str
+    refused: tuple[tuple[int, str, str, str], ...] = ()
+
+
+COMMANDS_DECIDED: Final = "commands-decided/1"
+
+_event_decoder: Final = msgspec.json.Decoder(EventEnvelope)
+_command_decoder: Final = msgspec.json.Decoder(CommandEnvelope)
+_inbox_decoder: Final = msgspec.json.Decoder(CommandsDecided)
+_data_decoders: Final = {name: msgspec.json.Decoder(kind) for name, kind in EVENTS.items()}
+_command_data_decoders: Final = {
+    name: (stored, aggregate, msgspec.json.Decoder(kind)) for name, (stored, aggregate, kind) in COMMANDS.items()
+}
+
+
+class Recorded:
+    """One event of the stream: its sequence, its bytes, and what they say once somebody asks."""
+
+    __slots__ = ("__dict__", "body", "stream_seq")
+
+    def __init__(self, stream_seq: int, body: bytes) -> None:
+        self.stream_seq = stream_seq
+        self.body = body
+
+    @cached_property
+    def event(self) -> EventEnvelope:
+        """The envelope; raises `WireError` when the body is none."""
+        try:
+            return _event_decoder.decode(self.body)
+        except msgspec.MsgspecError as err:
+            message = f"event {self.stream_seq} of the stream is no event: {err}"
+            raise WireError(message) from err
+
+    @cached_property
+    def data(self) -> Any:
+        """The domain event, or `CommandsDecided`; raises `WireError` for an unknown type."""
+        return decode_data(self.event)
+
+
+def decode_data(event: EventEnvelope) -> Any:
+    """The value that an event's `data` holds."""
+    try:
+        if event.type == COMMANDS_DECIDED:
+            return _inbox_decoder.decode(event.data)
+        return _data_decoders[event.type].decode(event.data)
+    except KeyError as err:
+        message = f"event {event.id} has type {event.type!r}, which this version does not know; upgrade"
+        raise WireError(message) from err
+    except msgspec.MsgspecError as err:
+        message = f"event {event.id} of type {event.type} has data that do not fit: {err}"
+        raise WireError(message) from err
+
+
+class CommandRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A readable command: who is addressed, what is asked, when it happened."""
+
+    stream_seq: int
+    id: str
+    target: Key
+    command: Any
+    time: str
+    at_ms: int
+    correlationid: str | None
+    actor: str | None
+    traceparent: str | None
+
+
+def command_id_of(body: bytes, stream_seq: int) -> str:
+    """The id of a command that could not be read, as far as it can be told; else its stream sequence."""
+    try:
+        found = msgspec.json.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return f"seq-{stream_seq}"
+    name = found.get("id") if isinstance(found, dict) else None
+    return name if isinstance(name, str) and is_token(name) else f"seq-{stream_seq}"
+
+
+def decode_command(tenant: str, stream_seq: int, address: tuple[str, str, str], body: bytes) -> CommandRequest:
+    """The command that a body asks for; `address` is aggregate, owner and command name of its subject.
+
+    Raises `Malformed` with the code of the refusal.
+    """
+    aggregate, owner, name = address
+    if len(body) > BODY_BYTES_MAX:
+        code = "too-large"
+        raise Malformed(code, f"the body has {len(body)} bytes, at most {BODY_BYTES_MAX} are taken")
+    try:
+        envelope = _command_decoder.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as err:
+        code = "malformed"
+        raise Malformed(code, f"not a CloudEvents 1.0 command in JSON: {_one_line(err)}") from err
+    known = _command_data_decoders.get(name)
+    if known is None:
+        code = "unknown-command"
+        raise Malformed(code, f"command {_one_line(name)!r} is not known; wanted one of {', '.join(COMMANDS)}")
+    stored, addressed, decoder = known
+    if not is_token(owner):
+        code = "invalid-id"
+        raise Malformed(code, f"the id {_one_line(owner)!r} of the subject is not 1 to 64 of letters, digits, '-', '_'")
+    _require_consistent(tenant, envelope, stored, addressed, (aggregate, owner, name))
+    try:
+        at_ms = to_ms(envelope.time)
+    except (ValueError, OverflowError) as err:
+        code = "malformed"
+        raise Malformed(code, f"time is {_one_line(envelope.time)!r}, wanted RFC 3339 with a zone") from err
+    try:
+        command: Command = decoder.decode(envelope.data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as err:
+        code = "invalid-data"
+        raise Malformed(code, f"data of {name}: {_one_line(err)}") from err
+    return CommandRequest(
+        stream_seq=stream_seq,
+        id=envelope.id,
+        target=Key(aggregate, owner),
+        command=command,
+        time=envelope.time,
+        at_ms=at_ms,
+        correlationid=envelope.correlationid,
+        actor=envelope.actor,
+        traceparent=envelope.traceparent,
+    )
+
+
+def _require_consistent(
+    tenant: str, envelope: CommandEnvelope, stored: str, addressed: str, address: tuple[str, str, str]
+) -> None:
+    aggregate, owner, name = address
+    if not is_token(envelope.id):
+        _refuse("malformed", "id", envelope.id, "1 to 64 of letters, digits, '-', '_'")
+    if envelope.specversion != "1.0":
+        _refuse("malformed", "specversion", envelope.specversion, "1.0")
+    if aggregate != addressed:
+        _refuse("unknown-command", "the aggregate of the subject", aggregate, f"{addressed} for {name}")
+    if envelope.type != stored:
+        _refuse("unknown-command", "type", envelope.type, f"{stored} as the subject says {name}")
+    if envelope.tenantid is not None and envelope.tenantid != tenant:
+        _refuse("wrong-tenant", "tenantid", envelope.tenantid, tenant)
+    if envelope.subject != f"{aggregate}/{owner}":
+        _refuse("malformed", "subject", envelope.subject, f"{aggregate}/{owner}")
+    if envelope.datacontenttype != JSON:
+        _refuse("malformed", "datacontenttype", envelope.datacontenttype, JSON)
+
+
+def _refuse(code: str, what: str, got: str, wanted: str) -> None:
+    raise Malformed(code, f"{what} is {_one_line(got)!r}, wanted {wanted}")
+
+
+def _one_line(what: object) -> str:
+    text = str(what)[:120]
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def encode_event(envelope: EventEnvelope) -> bytes:
+    """The bytes that are stored, hashed and signed."""
+    return _encoder.encode(envelope)
+
+
+def encode_data(data: Any) -> msgspec.Raw:
+    """An event's or a command's data as compact JSON."""
+    return msgspec.Raw(_encoder.encode(data))
+
+
+def schema_of(stored_name: str) -> str:
+    """The `dataschema` of a stored name: `xp-awarded/1` -> `urn:tallyroot:schema:xp-awarded:1`."""
+    return SCHEMA_PREFIX + stored_name.replace("/", ":")
+
+
+def stored_name(event: object) -> str:
+    """The name under which an event of the domain, or an inbox event, is stored."""
+    return COMMANDS_DECIDED if isinstance(event, CommandsDecided) else STORED_NAMES[type(event)]
+
+
+def source_of(tenant: str) -> str:
+    """The CloudEvents source of everything that a tenant's ledger says."""
+    return f"//tallyroot/{tenant}"

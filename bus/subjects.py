@@ -1,0 +1,116 @@
+"""The one place where NATS subjects and stream names are built and taken apart (DESIGN.md 3)."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from bus.errors import BusError
+
+_TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
+_COMMAND_TOKENS: Final = 6
+INBOX: Final = "inbox"
+
+
+class InvalidToken(BusError):
+    """A token that may not stand in a subject."""
+
+    def __init__(self, what: str, text: str) -> None:
+        super().__init__(f"{what} is {text[:80]!r}, wanted 1 to 64 of letters, digits, '-' and '_'")
+
+
+def is_token(text: str) -> bool:
+    """Whether the text may stand in a subject."""
+    return _TOKEN.fullmatch(text) is not None
+
+
+def require_token(what: str, text: str) -> str:
+    """The text itself; raises `InvalidToken` when it may not stand in a subject."""
+    if not is_token(text):
+        raise InvalidToken(what, text)
+    return text
+
+
+def commands_stream(tenant: str) -> str:
+    """Name of the stream that takes a tenant's commands."""
+    return f"COMMANDS_{tenant}"
+
+
+def events_stream(tenant: str) -> str:
+    """Name of the stream that holds a tenant's events for ever."""
+    return f"EVENTS_{tenant}"
+
+
+def tenant_of_events_stream(stream: str) -> str | None:
+    """The tenant of an event stream's name, None for any other stream."""
+    return stream.removeprefix("EVENTS_") if stream.startswith("EVENTS_") else None
+
+
+def published_commands(tenant: str) -> str:
+    """Filter of all commands as senders publish them."""
+    return f"tally.cmd.{tenant}.*.*.*"
+
+
+def command(tenant: str, aggregate: str, owner: str, name: str) -> str:
+    """Subject to which a sender publishes a command."""
+    return f"tally.cmd.{tenant}.{aggregate}.{owner}.{name}"
+
+
+def partitioned_commands(tenant: str, partitions: int) -> tuple[str, str]:
+    """Source and destination of the stream's subject transform: a partition token by owner comes in."""
+    destination = f"tally.cmd.{tenant}.{{{{partition({partitions},2)}}}}.{{{{wildcard(1)}}}}.{{{{wildcard(2)}}}}.{{{{wildcard(3)}}}}"
+    return published_commands(tenant), destination
+
+
+def partition_filter(tenant: str, partition: int) -> str:
+    """Filter of one partition's commands as they are stored."""
+    return f"tally.cmd.{tenant}.{partition}.>"
+
+
+def split_command(subject: str) -> tuple[str, str, str]:
+    """Aggregate, owner and command name of a stored command's subject."""
+    tokens = subject.split(".", _COMMAND_TOKENS)
+    if len(tokens) != _COMMAND_TOKENS + 1:
+        message = f"command subject {subject!r} has {len(tokens)} tokens, wanted {_COMMAND_TOKENS + 1}"
+        raise BusError(message)
+    return tokens[4], tokens[5], tokens[6]
+
+
+def partition_of(owner: str, partitions: int) -> int:
+    """The partition of an owner as the server's transform computes it: FNV-1a, 32 bits, modulo the count."""
+    value = 0x811C9DC5
+    for byte in owner.encode():
+        value = ((value ^ byte) * 0x01000193) & 0xFFFFFFFF
+    return value % partitions
+
+
+def event(tenant: str, aggregate: str, owner: str) -> str:
+    """Subject of one aggregate's events."""
+    return f"tally.evt.{tenant}.{aggregate}.{owner}"
+
+
+def all_events(tenant: str) -> str:
+    """Filter of all events of a tenant."""
+    return f"tally.evt.{tenant}.*.*"
+
+
+def inbox(tenant: str, partition: int) -> str:
+    """Subject of one partition's inbox events."""
+    return event(tenant, INBOX, str(partition))
+
+
+def outcome(tenant: str, command_id: str) -> str:
+    """Subject of a command's outcome when its sender names no other."""
+    return f"tally.out.{tenant}.{command_id}"
+
+
+def is_reply_allowed(tenant: str, reply_to: str) -> bool:
+    """Whether an outcome may go there: anything but an inbox or the tenant's own outcomes would let a sender forge."""
+    if not reply_to.startswith(("_INBOX.", f"tally.out.{tenant}.")):
+        return False
+    return len(reply_to) <= 256 and all(is_token(token) for token in reply_to.split("."))  # noqa: PLR2004
+
+
+def query(tenant: str, *tokens: str) -> str:
+    """Subject of a query service."""
+    return ".".join(("tally.q", tenant, *tokens))

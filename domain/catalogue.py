@@ -1,0 +1,175 @@
+"""Every command and event by its stored name, and the one way from a command to the events of all its aggregates.
+
+A decision has the shape plan, fetch, compute: `plan` names the aggregates that must be read, the bus reads them,
+`decide` says what happens to each. Whatever `decide` returns is committed in one transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple, assert_never
+
+from domain import player, quest, token
+from domain.errors import NotRegistered, UnknownRecipient
+from domain.player import AbandonQuest, AcceptQuest, CompleteQuest, PlayerState, ReachStep, RegisterPlayer
+from domain.quest import PublishQuest, QuestState, RetireQuest, TakeSupply
+from domain.token import MintTokens, ReceiveTokens, SpendTokens, TokenState, TransferTokens
+
+Aggregate = Literal["quest", "player", "token"]
+State = QuestState | PlayerState | TokenState
+Event = quest.QuestEvent | player.PlayerEvent | token.TokenEvent
+Command = (
+    PublishQuest
+    | RetireQuest
+    | RegisterPlayer
+    | AcceptQuest
+    | ReachStep
+    | CompleteQuest
+    | AbandonQuest
+    | MintTokens
+    | SpendTokens
+    | TransferTokens
+)
+
+
+class Key(NamedTuple):
+    """Which aggregate: its kind and the id of its owner."""
+
+    aggregate: str
+    id: str
+
+
+class Plan(NamedTuple):
+    """What a command needs: `writes` may get events, `reads` are only looked at."""
+
+    writes: tuple[Key, ...]
+    reads: tuple[Key, ...]
+
+
+class Decided(NamedTuple):
+    """One event for one aggregate, in the order in which they are committed."""
+
+    key: Key
+    event: Event
+
+
+#: Subject token of a command -> (stored name, aggregate it addresses, type).
+COMMANDS: dict[str, tuple[str, Aggregate, type]] = {
+    "PublishQuest": (quest.PUBLISH_QUEST, "quest", PublishQuest),
+    "RetireQuest": (quest.RETIRE_QUEST, "quest", RetireQuest),
+    "RegisterPlayer": (player.REGISTER_PLAYER, "player", RegisterPlayer),
+    "AcceptQuest": (player.ACCEPT_QUEST, "player", AcceptQuest),
+    "ReachStep": (player.REACH_STEP, "player", ReachStep),
+    "CompleteQuest": (player.COMPLETE_QUEST, "player", CompleteQuest),
+    "AbandonQuest": (player.ABANDON_QUEST, "player", AbandonQuest),
+    "MintTokens": (token.MINT_TOKENS, "token", MintTokens),
+    "SpendTokens": (token.SPEND_TOKENS, "token", SpendTokens),
+    "TransferTokens": (token.TRANSFER_TOKENS, "token", TransferTokens),
+}
+
+#: Stored name of an event -> type.
+EVENTS: dict[str, type] = {
+    quest.QUEST_PUBLISHED: quest.QuestPublished,
+    quest.QUEST_RETIRED: quest.QuestRetired,
+    quest.SUPPLY_TAKEN: quest.SupplyTaken,
+    player.PLAYER_REGISTERED: player.PlayerRegistered,
+    player.QUEST_ACCEPTED: player.QuestAccepted,
+    player.STEP_REACHED: player.StepReached,
+    player.QUEST_COMPLETED: player.QuestCompleted,
+    player.XP_AWARDED: player.XpAwarded,
+    player.BADGE_AWARDED: player.BadgeAwarded,
+    player.QUEST_ABANDONED: player.QuestAbandoned,
+    token.TOKENS_MINTED: token.TokensMinted,
+    token.TOKENS_SPENT: token.TokensSpent,
+    token.TOKENS_SENT: token.TokensSent,
+    token.TOKENS_RECEIVED: token.TokensReceived,
+}
+
+#: Type of an event -> stored name.
+STORED_NAMES: dict[type, str] = {kind: name for name, kind in EVENTS.items()}
+
+_INITIAL: dict[str, State] = {"quest": quest.INITIAL, "player": player.INITIAL, "token": token.INITIAL}
+
+
+def initial(aggregate: str) -> State:
+    """The state of an aggregate without history."""
+    return _INITIAL[aggregate]
+
+
+def evolve(aggregate: str, state: Any, event: Any, at_ms: int) -> State:
+    """The state after an event that happened at `at_ms`."""
+    if aggregate == "player":
+        return player.evolve(state, event, at_ms)
+    if aggregate == "token":
+        return token.evolve(state, event)
+    return quest.evolve(state, event)
+
+
+def plan(target: Key, command: Command) -> Plan:
+    """The aggregates that the command needs, the addressed one first."""
+    match command:
+        case PublishQuest() | RetireQuest() | RegisterPlayer():
+            return Plan((target,), ())
+        case AcceptQuest() | ReachStep() | AbandonQuest():
+            return Plan((target,), (Key("quest", command.quest),))
+        case CompleteQuest():
+            return Plan((target, Key("token", target.id)), (Key("quest", command.quest),))
+        case MintTokens() | SpendTokens():
+            return Plan((target,), (Key("player", target.id),))
+        case TransferTokens():
+            recipient = command.recipient
+            return Plan((target, Key("token", recipient)), (Key("player", target.id), Key("player", recipient)))
+        case _:
+            assert_never(command)
+
+
+def decide(target: Key, command: Command, states: Mapping[Key, Any], at_ms: int) -> list[Decided]:
+    """The events of all aggregates that follow from a command which tells of `at_ms`; raises `Refused`.
+
+    `states` holds the state of every aggregate that `plan` named. The first event is one of the addressed aggregate.
+    """
+    match command:
+        case PublishQuest() | RetireQuest():
+            return _all(target, quest.decide(command, states[target], target.id))
+        case RegisterPlayer():
+            return _all(target, player.register(command, states[target], target.id))
+        case AcceptQuest() | ReachStep() | AbandonQuest():
+            definition = states[Key("quest", command.quest)]
+            return _all(target, player.decide(command, states[target], target.id, definition, at_ms))
+        case CompleteQuest():
+            return _complete(target, command, states, at_ms)
+        case MintTokens() | SpendTokens() | TransferTokens():
+            return _move(target, command, states)
+        case _:
+            assert_never(command)
+
+
+def _all(key: Key, events: tuple[Event, ...]) -> list[Decided]:
+    return [Decided(key, event) for event in events]
+
+
+def _complete(target: Key, command: CompleteQuest, states: Mapping[Key, Any], at_ms: int) -> list[Decided]:
+    quest_key = Key("quest", command.quest)
+    definition: QuestState = states[quest_key]
+    decided = _all(target, player.decide(command, states[target], target.id, definition, at_ms))
+    taken = quest.decide(TakeSupply(player=target.id), definition, command.quest)
+    if taken and definition.rewards.badge is not None:
+        decided.append(Decided(target, player.award_badge(command.quest, definition.rewards.badge)))
+    if definition.rewards.tokens:
+        account = Key("token", target.id)
+        minted = MintTokens(amount=definition.rewards.tokens, reason=f"quest/{command.quest}")
+        decided += _all(account, token.decide(minted, states[account], target.id))
+    return decided + _all(quest_key, taken)
+
+
+def _move(target: Key, command: MintTokens | SpendTokens | TransferTokens, states: Mapping[Key, Any]) -> list[Decided]:
+    if not states[Key("player", target.id)].registered:
+        raise NotRegistered(target.id)
+    decided = _all(target, token.decide(command, states[target], target.id))
+    if isinstance(command, TransferTokens):
+        if not states[Key("player", command.recipient)].registered:
+            raise UnknownRecipient(command.recipient)
+        other = Key("token", command.recipient)
+        receive = ReceiveTokens(sender=target.id, amount=command.amount, reason=command.reason)
+        decided += _all(other, token.decide(receive, states[other], command.recipient))
+    return decided

@@ -1,0 +1,345 @@
+"""Player: registration, attempts at quests, XP, level and badges. The quest's definition comes in as a value."""
+
+from __future__ import annotations
+
+from math import isqrt
+from typing import Annotated, Literal, assert_never
+
+import msgspec
+
+from domain.errors import (
+    AlreadyAccepted,
+    AlreadyCompleted,
+    AlreadyRegistered,
+    FinishBeforeStart,
+    NotAccepted,
+    NotRegistered,
+    QuestClosed,
+    QuestNotOpen,
+    StepAlreadyReached,
+    UnknownDivision,
+    UnknownStep,
+)
+from domain.quest import QuestState, require_in_play
+from domain.values import AmountOrNone, ElapsedMs, EncryptedField, Line, Token, to_time
+
+# -- names as stored --------------------------------------------------------------------------------------------------
+
+PLAYER_REGISTERED = "player-registered/1"
+QUEST_ACCEPTED = "quest-accepted/1"
+STEP_REACHED = "step-reached/1"
+QUEST_COMPLETED = "quest-completed/1"
+XP_AWARDED = "xp-awarded/1"
+BADGE_AWARDED = "badge-awarded/1"
+QUEST_ABANDONED = "quest-abandoned/1"
+
+REGISTER_PLAYER = "register-player/1"
+ACCEPT_QUEST = "accept-quest/1"
+REACH_STEP = "reach-step/1"
+COMPLETE_QUEST = "complete-quest/1"
+ABANDON_QUEST = "abandon-quest/1"
+
+# -- events -----------------------------------------------------------------------------------------------------------
+
+
+class PlayerRegistered(msgspec.Struct, frozen=True, kw_only=True):
+    """The player takes part; personal fields only as ciphertext."""
+
+    region: Token | None
+    cohort: Token | None
+    personal: dict[Token, EncryptedField]
+
+
+class QuestAccepted(msgspec.Struct, frozen=True, kw_only=True):
+    """An attempt began, ranked in these divisions; attempts at one quest count from 1."""
+
+    quest: Token
+    attempt: int
+    divisions: tuple[Token, ...]
+
+
+class StepReached(msgspec.Struct, frozen=True, kw_only=True):
+    """A step was reached, so long after the start of the attempt."""
+
+    quest: Token
+    attempt: int
+    step: Token
+    elapsed_ms: ElapsedMs
+    steps_reached: int
+
+
+class QuestCompleted(msgspec.Struct, frozen=True, kw_only=True):
+    """The attempt succeeded; a step that was missed did not stop it."""
+
+    quest: Token
+    attempt: int
+    elapsed_ms: ElapsedMs
+    steps_reached: int
+    steps_total: int
+    divisions: tuple[Token, ...]
+
+
+class XpAwarded(msgspec.Struct, frozen=True, kw_only=True):
+    """Experience for a completion; `total` and `level` are what the player has now."""
+
+    quest: Token
+    amount: AmountOrNone
+    total: int
+    level: int
+
+
+class BadgeAwarded(msgspec.Struct, frozen=True, kw_only=True):
+    """A badge for a completion."""
+
+    quest: Token
+    badge: Token
+
+
+class QuestAbandoned(msgspec.Struct, frozen=True, kw_only=True):
+    """The attempt was given up; a new one may begin."""
+
+    quest: Token
+    attempt: int
+    steps_reached: int
+    reason: Line
+
+
+PlayerEvent = (
+    PlayerRegistered | QuestAccepted | StepReached | QuestCompleted | XpAwarded | BadgeAwarded | QuestAbandoned
+)
+
+# -- commands ---------------------------------------------------------------------------------------------------------
+
+
+class RegisterPlayer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Let a player take part."""
+
+    region: Token | None = None
+    cohort: Token | None = None
+    personal: Annotated[dict[Token, EncryptedField], msgspec.Meta(max_length=32)] = {}
+
+
+class AcceptQuest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Begin an attempt at a quest."""
+
+    quest: Token
+    divisions: Annotated[tuple[Token, ...], msgspec.Meta(max_length=8)] = ()
+
+
+class ReachStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Report a step of the running attempt."""
+
+    quest: Token
+    step: Token
+    elapsed_ms: ElapsedMs
+
+
+class CompleteQuest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Report the finish of the running attempt."""
+
+    quest: Token
+    elapsed_ms: ElapsedMs
+
+
+class AbandonQuest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Give the running attempt up."""
+
+    quest: Token
+    reason: Line = ""
+
+
+PlayerCommand = RegisterPlayer | AcceptQuest | ReachStep | CompleteQuest | AbandonQuest
+AttemptCommand = AcceptQuest | ReachStep | CompleteQuest | AbandonQuest
+
+# -- state ------------------------------------------------------------------------------------------------------------
+
+
+class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+    """One player at one quest: the latest attempt."""
+
+    number: int
+    status: Literal["running", "completed", "abandoned"]
+    accepted_at_ms: int
+    divisions: tuple[str, ...]
+    steps: tuple[str, ...] = ()
+    last_elapsed_ms: int = 0
+
+
+class PlayerState(msgspec.Struct, frozen=True, kw_only=True):
+    """What the rules need to know of a player."""
+
+    registered: bool = False
+    attempts: dict[str, Attempt] = {}
+    xp: int = 0
+    badges: tuple[str, ...] = ()
+
+
+INITIAL = PlayerState()
+
+
+def level_of(xp: int) -> int:
+    """Level n begins at 100 (n - 1)^2 XP: each level takes longer than the one before."""
+    return 1 + isqrt(xp // 100)
+
+
+# -- evolve -----------------------------------------------------------------------------------------------------------
+
+
+def evolve(state: PlayerState, event: PlayerEvent, at_ms: int) -> PlayerState:
+    """The state after the event, which happened at `at_ms`."""
+    match event:
+        case StepReached():
+            attempt = state.attempts[event.quest]
+            return _with_attempt(
+                state,
+                event.quest,
+                _changed(
+                    attempt,
+                    steps=(*attempt.steps, event.step),
+                    last_elapsed_ms=max(attempt.last_elapsed_ms, event.elapsed_ms),
+                ),
+            )
+        case QuestCompleted():
+            return _with_attempt(state, event.quest, _changed(state.attempts[event.quest], status="completed"))
+        case XpAwarded():
+            return msgspec.structs.replace(state, xp=event.total)
+        case BadgeAwarded():
+            return msgspec.structs.replace(state, badges=(*state.badges, event.badge))
+        case QuestAccepted():
+            attempt = Attempt(
+                number=event.attempt, status="running", accepted_at_ms=at_ms, divisions=event.divisions
+            )
+            return _with_attempt(state, event.quest, attempt)
+        case PlayerRegistered():
+            return msgspec.structs.replace(state, registered=True)
+        case QuestAbandoned():
+            return _with_attempt(state, event.quest, _changed(state.attempts[event.quest], status="abandoned"))
+        case _:
+            assert_never(event)
+
+
+_changed = msgspec.structs.replace
+
+
+def _with_attempt(state: PlayerState, quest: str, attempt: Attempt) -> PlayerState:
+    return msgspec.structs.replace(state, attempts={**state.attempts, quest: attempt})
+
+
+# -- decide -----------------------------------------------------------------------------------------------------------
+
+
+def register(command: RegisterPlayer, state: PlayerState, player: str) -> tuple[PlayerEvent, ...]:
+    """A player registers once."""
+    if state.registered:
+        raise AlreadyRegistered(player)
+    return (PlayerRegistered(region=command.region, cohort=command.cohort, personal=command.personal),)
+
+
+def decide(
+    command: AttemptCommand, state: PlayerState, player: str, quest: QuestState, at_ms: int
+) -> tuple[PlayerEvent, ...]:
+    """What follows from the command, which tells of `at_ms`, for the given quest; raises `Refused` when a rule says no.
+
+    A completion says nothing of the badge when the quest's supply is limited: the caller adds `award_badge` once one
+    was taken.
+    """
+    if not state.registered:
+        raise NotRegistered(player)
+    require_in_play(quest, command.quest)
+    _require_window(command.quest, quest, at_ms)
+    match command:
+        case AcceptQuest():
+            return _accept(command, state, player, quest)
+        case ReachStep():
+            attempt = _running(command.quest, state, player)
+            return _reach(command, attempt, player, quest)
+        case CompleteQuest():
+            attempt = _running(command.quest, state, player)
+            return _complete(command, state, attempt, quest, at_ms)
+        case AbandonQuest():
+            attempt = _running(command.quest, state, player)
+            reached = len(attempt.steps)
+            return (
+                QuestAbandoned(
+                    quest=command.quest, attempt=attempt.number, steps_reached=reached, reason=command.reason
+                ),
+            )
+        case _:
+            assert_never(command)
+
+
+def award_badge(quest: str, badge: str) -> BadgeAwarded:
+    """The event of a badge that was taken from a limited supply."""
+    return BadgeAwarded(quest=quest, badge=badge)
+
+
+def _require_window(name: str, quest: QuestState, at_ms: int) -> None:
+    if quest.opens_at_ms is not None and at_ms < quest.opens_at_ms:
+        raise QuestNotOpen(name, str(quest.opens_at), to_time(at_ms))
+    if quest.closes_at_ms is not None and at_ms >= quest.closes_at_ms:
+        raise QuestClosed(name, str(quest.closes_at), to_time(at_ms))
+
+
+def _running(quest: str, state: PlayerState, player: str) -> Attempt:
+    attempt = state.attempts.get(quest)
+    if attempt is None or attempt.status == "abandoned":
+        raise NotAccepted(player, quest)
+    if attempt.status == "completed":
+        raise AlreadyCompleted(player, quest)
+    return attempt
+
+
+def _accept(command: AcceptQuest, state: PlayerState, player: str, quest: QuestState) -> tuple[PlayerEvent, ...]:
+    attempt = state.attempts.get(command.quest)
+    if attempt is not None and attempt.status == "running":
+        raise AlreadyAccepted(player, command.quest)
+    if attempt is not None and attempt.status == "completed":
+        raise AlreadyCompleted(player, command.quest)
+    for division in command.divisions:
+        if division not in quest.divisions:
+            raise UnknownDivision(command.quest, division)
+    number = 1 if attempt is None else attempt.number + 1
+    return (QuestAccepted(quest=command.quest, attempt=number, divisions=command.divisions),)
+
+
+def _reach(command: ReachStep, attempt: Attempt, player: str, quest: QuestState) -> tuple[PlayerEvent, ...]:
+    if command.step not in quest.step_xp:
+        raise UnknownStep(command.quest, command.step)
+    if command.step in attempt.steps:
+        raise StepAlreadyReached(player, command.step)
+    return (
+        StepReached(
+            quest=command.quest,
+            attempt=attempt.number,
+            step=command.step,
+            elapsed_ms=command.elapsed_ms,
+            steps_reached=len(attempt.steps) + 1,
+        ),
+    )
+
+
+def _complete(
+    command: CompleteQuest, state: PlayerState, attempt: Attempt, quest: QuestState, at_ms: int
+) -> tuple[PlayerEvent, ...]:
+    if at_ms < attempt.accepted_at_ms:
+        message = f"the finish at {to_time(at_ms)} lies before the start at {to_time(attempt.accepted_at_ms)}"
+        raise FinishBeforeStart(message)
+    if command.elapsed_ms < attempt.last_elapsed_ms:
+        message = f"the finish after {command.elapsed_ms} ms lies before a step reached after {attempt.last_elapsed_ms} ms"
+        raise FinishBeforeStart(message)
+    completed = QuestCompleted(
+        quest=command.quest,
+        attempt=attempt.number,
+        elapsed_ms=command.elapsed_ms,
+        steps_reached=len(attempt.steps),
+        steps_total=len(quest.step_xp),
+        divisions=attempt.divisions,
+    )
+    events: list[PlayerEvent] = [completed]
+    amount = quest.rewards.xp + sum(quest.step_xp[step] for step in attempt.steps)
+    if amount:
+        total = state.xp + amount
+        events.append(XpAwarded(quest=command.quest, amount=amount, total=total, level=level_of(total)))
+    if quest.rewards.badge is not None and quest.supply is None:
+        events.append(award_badge(command.quest, quest.rewards.badge))
+    return tuple(events)
