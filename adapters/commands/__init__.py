@@ -1,0 +1,1 @@
+"""Subcommands of tally, one module each, imported only when chosen."""

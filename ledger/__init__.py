@@ -1,0 +1,1 @@
+"""The ledger: bytes in, proofs out; imports nothing of ours."""

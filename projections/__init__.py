@@ -1,0 +1,1 @@
+"""Projections: pure functions from events to writes."""

@@ -1,0 +1,1 @@
+"""Simulations: the demo, load and chaos, over real input."""

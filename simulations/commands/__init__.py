@@ -1,0 +1,1 @@
+"""Subcommands that simulations add to tally."""
