@@ -6,6 +6,7 @@ unset (docs/formats.md). `msgspec` writes the fields of a struct in their order,
 
 from __future__ import annotations
 
+import re
 from functools import cached_property
 from typing import Annotated, Any, Final
 
@@ -14,10 +15,13 @@ import msgspec
 from bus.errors import Malformed, WireError
 from bus.subjects import is_token
 from domain.catalogue import COMMANDS, EVENTS, STORED_NAMES, Command, Key
-from domain.values import Line, to_ms
+from domain.values import Line, to_ms, to_time
 
 BODY_BYTES_MAX: Final = 65_535
 JSON: Final = "application/json"
+TIME_MS_MIN: Final = -2_208_988_800_000
+TIME_MS_MAX: Final = 253_370_764_800_000
+_CANONICAL_TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", re.ASCII)
 SCHEMA_PREFIX: Final = "urn:tallyroot:schema:"
 
 _encoder: Final = msgspec.json.Encoder()
@@ -173,9 +177,10 @@ def decode_command(tenant: str, stream_seq: int, address: tuple[str, str, str], 
     _require_consistent(tenant, envelope, stored, addressed, (aggregate, owner, name))
     try:
         at_ms = to_ms(envelope.time)
-    except (ValueError, OverflowError) as err:
-        code = "malformed"
-        raise Malformed(code, f"time is {_one_line(envelope.time)!r}, wanted RFC 3339 with a zone") from err
+    except (ValueError, OverflowError):
+        at_ms = TIME_MS_MAX
+    if not TIME_MS_MIN <= at_ms < TIME_MS_MAX:
+        _refuse("malformed", "time", envelope.time, "RFC 3339 with a zone, from 1900 to 9998")
     try:
         command: Command = decoder.decode(envelope.data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as err:
@@ -186,7 +191,7 @@ def decode_command(tenant: str, stream_seq: int, address: tuple[str, str, str], 
         id=envelope.id,
         target=Key(aggregate, owner),
         command=command,
-        time=envelope.time,
+        time=envelope.time if _CANONICAL_TIME.fullmatch(envelope.time) else to_time(at_ms),
         at_ms=at_ms,
         correlationid=envelope.correlationid,
         actor=envelope.actor,

@@ -40,10 +40,15 @@ class Key(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What a command needs: `writes` may get events, `reads` are only looked at."""
+    """What a command needs.
+
+    `writes` get events, `reads` are looked at and must not change before the commit (they get an event too where a
+    limited supply is taken), `facts` are looked at and never change back.
+    """
 
     writes: tuple[Key, ...]
-    reads: tuple[Key, ...]
+    reads: tuple[Key, ...] = ()
+    facts: tuple[Key, ...] = ()
 
 
 class Decided(NamedTuple):
@@ -109,16 +114,17 @@ def plan(target: Key, command: Command) -> Plan:
     """The aggregates that the command needs, the addressed one first."""
     match command:
         case PublishQuest() | RetireQuest() | RegisterPlayer():
-            return Plan((target,), ())
+            return Plan((target,))
         case AcceptQuest() | ReachStep() | AbandonQuest():
             return Plan((target,), (Key("quest", command.quest),))
         case CompleteQuest():
             return Plan((target, Key("token", target.id)), (Key("quest", command.quest),))
         case MintTokens() | SpendTokens():
-            return Plan((target,), (Key("player", target.id),))
+            return Plan((target,), facts=(Key("player", target.id),))
         case TransferTokens():
             recipient = command.recipient
-            return Plan((target, Key("token", recipient)), (Key("player", target.id), Key("player", recipient)))
+            facts = (Key("player", target.id), Key("player", recipient))
+            return Plan((target, Key("token", recipient)), facts=facts)
         case _:
             assert_never(command)
 

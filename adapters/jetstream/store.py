@@ -1,0 +1,136 @@
+"""The ports of `bus/` over JetStream: event store, command stream, outbox."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+from nats.aio.client import Client
+
+from adapters.jetstream.append import BatchPublisher
+from adapters.jetstream.connection import api
+from adapters.jetstream.reader import PullReader, direct_get, history, last_message, last_seqs, subjects_of
+from bus import subjects
+from bus.envelope import CommandsDecided, Recorded
+from bus.ports import CommandSource, Delivery, InboxHead, Message
+
+READS_AT_ONCE: Final = 64
+REPLY_TO_HEADER: Final = "Tally-Reply-To"
+
+
+class JetStreamEventStore:
+    """`bus.ports.EventStore` over one tenant's event stream."""
+
+    def __init__(self, client: Client, tenant: str, publisher: BatchPublisher) -> None:
+        self._client = client
+        self._tenant = tenant
+        self._stream = subjects.events_stream(tenant)
+        self._publisher = publisher
+
+    async def append(self, batch_id: str, messages: Sequence[Message]) -> int:
+        """Store all messages or none; see the port."""
+        return await self._publisher.append(batch_id, messages)
+
+    async def last_seqs(self, wanted: Collection[str]) -> dict[str, int]:
+        """The last sequence of each subject that has one."""
+        return await last_seqs(self._client, self._stream, wanted)
+
+    async def histories(self, owners: Collection[str]) -> dict[str, list[Recorded]]:
+        """All events of each owner's aggregates, several owners at once."""
+        gate = asyncio.Semaphore(READS_AT_ONCE)
+        found: dict[str, list[Recorded]] = {}
+
+        async def read(owner: str) -> None:
+            async with gate:
+                messages = await history(self._client, self._stream, subjects.event(self._tenant, "*", owner))
+            inbox = f"tally.evt.{self._tenant}.{subjects.INBOX}."
+            found[owner] = [Recorded(seq, body) for seq, subject, body in messages if not subject.startswith(inbox)]
+
+        async with asyncio.TaskGroup() as group:
+            for owner in owners:
+                group.create_task(read(owner))
+        return found
+
+    async def owners(self) -> Iterable[str]:
+        """Everybody who has a history."""
+        found = await subjects_of(self._client, self._stream, subjects.all_events(self._tenant))
+        return {subject.rpartition(".")[2] for subject in found}
+
+    async def inbox_head(self, partition: int) -> InboxHead | None:
+        """The last inbox event of a partition, from the leader."""
+        found = await last_message(self._client, self._stream, subjects.inbox(self._tenant, partition))
+        if found is None:
+            return None
+        record = Recorded(*found)
+        return InboxHead(record.stream_seq, record.event.aggregateversion, record.data)
+
+    async def inbox_since(self, partition: int, since_ms: int) -> list[CommandsDecided]:
+        """What a partition's inbox events say that the stream took since a moment."""
+        subject = subjects.inbox(self._tenant, partition)
+        request: dict[str, object] = {
+            "start_time": datetime.fromtimestamp(since_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+            "batch": 1_000,
+            "next_by_subj": subject,
+        }
+        found: list[CommandsDecided] = []
+        while True:
+            page = await direct_get(self._client, self._stream, request)
+            found += [Recorded(seq, body).data for seq, _, body in page]
+            if len(page) < 1_000:  # noqa: PLR2004 - the batch asked for
+                return found
+            request = {"seq": page[-1][0] + 1, "batch": 1_000, "next_by_subj": subject}
+
+    async def events_from(self, stream_seq: int, count_max: int) -> list[Recorded]:
+        """Up to so many events, from a sequence on."""
+        request = {"seq": stream_seq, "batch": count_max, "next_by_subj": subjects.all_events(self._tenant)}
+        return [Recorded(seq, body) for seq, _, body in await direct_get(self._client, self._stream, request)]
+
+
+class JetStreamCommands:
+    """`bus.ports.CommandStream` over one tenant's command stream."""
+
+    def __init__(self, client: Client, tenant: str) -> None:
+        self._client = client
+        self._tenant = tenant
+        self._stream = subjects.commands_stream(tenant)
+
+    async def open(self, partition: int, after_seq: int) -> CommandSource:
+        """The commands of a partition that come after a sequence."""
+        wanted = subjects.partition_filter(self._tenant, partition)
+        return _Commands(PullReader(self._client, self._stream, after_seq, subject_filter=wanted))
+
+    async def purge(self, partition: int, up_to_seq: int) -> None:
+        """Remove a partition's commands up to and including a sequence."""
+        body = {"filter": subjects.partition_filter(self._tenant, partition), "seq": up_to_seq + 1}
+        await api(self._client, f"STREAM.PURGE.{self._stream}", body)
+
+
+class _Commands:
+    def __init__(self, reader: PullReader) -> None:
+        self._reader = reader
+
+    async def take(self, count_max: int) -> list[Delivery]:
+        deliveries = []
+        for seq, message in await self._reader.take(count_max):
+            headers = message.headers
+            reply_to = headers.get(REPLY_TO_HEADER) if headers else None
+            deliveries.append(Delivery(seq, message.subject, message.data, reply_to))
+        return deliveries
+
+    async def close(self) -> None:
+        await self._reader.close()
+
+
+class JetStreamOutbox:
+    """`bus.ports.Outbox` over core NATS."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    async def send(self, outcomes: Sequence[tuple[str, bytes]]) -> None:
+        """Publish outcomes; a sender that is gone does not hear them."""
+        for subject, body in outcomes:
+            await self._client.publish(subject, body)
+        await self._client.flush()

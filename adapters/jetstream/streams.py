@@ -1,0 +1,131 @@
+"""The streams of a tenant: what their configuration must be, creating them, refusing any other (DESIGN.md 3)."""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal
+
+import msgspec
+from nats.aio.client import Client
+
+from adapters.jetstream.connection import api
+from adapters.jetstream.reader import stream_info, stream_names
+from bus import subjects
+from bus.errors import WrongStream
+from bus.follower import StreamIdentity
+
+PARTITIONS_DEFAULT: Final = 8
+COMMANDS_BYTES_MAX: Final = 4 * 1024**3
+PERSIST_ASYNC_REFUSED: Final = 10052
+Intake = Literal["fast", "durable"]
+#: Metadata key under which the command stream remembers how many partitions the tenant has.
+PARTITIONS_KEY: Final = "tallyroot.partitions"
+
+
+class Tenant(msgspec.Struct, frozen=True, kw_only=True):
+    """A tenant as its streams describe it."""
+
+    name: str
+    partitions: int
+    intake: Intake
+    events: StreamIdentity
+
+
+def commands_config(tenant: str, partitions: int, intake: Intake, replicas: int) -> dict[str, Any]:
+    """The command stream: a queue that workers purge, never older than what is undecided."""
+    source, destination = subjects.partitioned_commands(tenant, partitions)
+    config: dict[str, Any] = {
+        "name": subjects.commands_stream(tenant),
+        "subjects": [source],
+        "subject_transform": {"src": source, "dest": destination},
+        "retention": "limits",
+        "discard": "new",
+        "max_age": 0,
+        "max_bytes": COMMANDS_BYTES_MAX,
+        "storage": "file",
+        "num_replicas": replicas,
+        "allow_direct": False,
+        "metadata": {PARTITIONS_KEY: str(partitions)},
+    }
+    if intake == "fast" and replicas == 1:
+        config["persist_mode"] = "async"
+    return config
+
+
+def events_config(tenant: str, replicas: int) -> dict[str, Any]:
+    """The event stream: for ever, nothing can be deleted, purged or expire."""
+    return {
+        "name": subjects.events_stream(tenant),
+        "subjects": [subjects.all_events(tenant)],
+        "retention": "limits",
+        "discard": "new",
+        "max_msgs": -1,
+        "max_bytes": -1,
+        "max_age": 0,
+        "max_msgs_per_subject": -1,
+        "storage": "file",
+        "num_replicas": replicas,
+        "deny_delete": True,
+        "deny_purge": True,
+        "allow_atomic": True,
+        "allow_direct": True,
+    }
+
+
+async def create_tenant(
+    client: Client,
+    tenant: str,
+    *,
+    partitions: int = PARTITIONS_DEFAULT,
+    intake: Intake = "fast",
+    replicas: int = 1,
+) -> bool:
+    """Create a tenant's streams where they are missing; returns whether the tenant is new.
+
+    Raises `WrongStream` when streams of that name exist with another configuration, `InvalidToken` for a bad name.
+    """
+    subjects.require_token("the tenant's name", tenant)
+    is_new = subjects.events_stream(tenant) not in await stream_names(client)
+    for config in (events_config(tenant, replicas), commands_config(tenant, partitions, intake, replicas)):
+        answer = await api(client, f"STREAM.CREATE.{config['name']}", config)
+        if "error" in answer:
+            words = answer["error"].get("description")
+            message = f"stream {config['name']} was not created: {words}; a tenant's streams are created once"
+            raise WrongStream(message)
+    await describe(client, tenant)
+    return is_new
+
+
+async def tenants(client: Client) -> list[str]:
+    """Every tenant of this server, by name."""
+    found = (subjects.tenant_of_events_stream(name) for name in await stream_names(client))
+    return sorted(name for name in found if name)
+
+
+async def describe(client: Client, tenant: str) -> Tenant:
+    """What a tenant's streams say; raises `WrongStream` when they are not configured as this version needs them."""
+    events = await stream_info(client, subjects.events_stream(tenant))
+    commands = await stream_info(client, subjects.commands_stream(tenant))
+    config = commands["config"]
+    partitions = int((config.get("metadata") or {}).get(PARTITIONS_KEY, "0"))
+    intake: Intake = "fast" if config.get("persist_mode") == "async" else "durable"
+    replicas = events["config"].get("num_replicas", 1)
+    _require(events["config"], events_config(tenant, replicas))
+    _require(config, commands_config(tenant, partitions, intake, config.get("num_replicas", 1)))
+    identity = StreamIdentity(events["config"]["name"], events["created"])
+    return Tenant(name=tenant, partitions=partitions, intake=intake, events=identity)
+
+
+def _require(found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    for key, value in wanted.items():
+        if key == "metadata":
+            continue
+        if found.get(key) != value:
+            message = (
+                f"stream {wanted['name']} has {key} = {found.get(key)!r}, wanted {value!r}: "
+                f"restore the setting before anything runs on it"
+            )
+            raise WrongStream(message)
+    forbidden = [key for key in ("allow_rollup_hdrs", "allow_msg_ttl", "sealed", "mirror", "sources") if found.get(key)]
+    if forbidden:
+        message = f"stream {wanted['name']} has {forbidden[0]} set, which can lose history: restore the setting"
+        raise WrongStream(message)

@@ -1,0 +1,289 @@
+"""One transaction in the making: commands decided over drafts of many actors, nothing changed until it is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple
+
+from bus import subjects
+from bus.envelope import (
+    BODY_BYTES_MAX,
+    JSON,
+    CommandRequest,
+    CommandsDecided,
+    EventEnvelope,
+    encode_data,
+    encode_event,
+    schema_of,
+    source_of,
+    stored_name,
+)
+from bus.errors import BusError
+from bus.outcomes import EventRef
+from bus.owners import Actor, Owner
+from bus.ports import InboxHead, Message
+from domain import catalogue
+from domain.catalogue import Decided, Key, Plan
+from domain.errors import Refused
+
+#: A server takes 1,000 messages in a batch; the last one is the inbox event.
+MESSAGES_MAX: Final = 999
+#: An inbox event names every refusal and must stay below `BODY_BYTES_MAX`.
+REFUSALS_MAX: Final = 120
+
+
+class Accepted(NamedTuple):
+    """A command that led to messages `first` up to but not including `stop` of the batch."""
+
+    command_id: str
+    subject: str
+    first: int
+    stop: int
+
+
+class Repeated(NamedTuple):
+    """A command that was executed before: its events begin at this sequence."""
+
+    command_id: str
+    subject: str
+    stream_seq: int
+
+
+class RefusedAnswer(NamedTuple):
+    """A command that was refused, now or before."""
+
+    command_id: str
+    subject: str
+    code: str
+    message: str
+
+
+Answer = Accepted | Repeated | RefusedAnswer
+
+
+class _Draft:
+    """An actor as it would be after the batch."""
+
+    __slots__ = ("actor", "first", "last", "state", "version")
+
+    def __init__(self, actor: Actor) -> None:
+        self.actor = actor
+        self.state: Any = actor.state
+        self.version = actor.version
+        self.first = -1
+        self.last = -1
+
+
+class BatchFull(Exception):  # noqa: N818 - says when to commit, nothing failed
+    """The next command's events do not fit any more: commit, then go on with it."""
+
+
+class TooLarge(Refused):
+    """An event would be larger than an entry of the log may be."""
+
+    code = "too-large"
+
+
+class Batch:
+    """Decides commands one after another; `messages` and `answers` say what to store and what to answer."""
+
+    def __init__(
+        self,
+        tenant: str,
+        recorded_time: str,
+        owner: Callable[[str], Owner],
+        is_foreign: Callable[[str], bool],
+    ) -> None:
+        self.messages: list[Message] = []
+        self.answers: list[Answer] = []
+        self.foreign_written: set[Key] = set()
+        self.refused_by_foreign = False
+        self._tenant = tenant
+        self._source = source_of(tenant)
+        self._recorded_time = recorded_time
+        self._owner = owner
+        self._is_foreign = is_foreign
+        self._drafts: dict[Key, _Draft] = {}
+        self._known: dict[tuple[str, str], Accepted] = {}
+        self._fences: dict[Key, None] = {}
+        self._refusals: list[tuple[int, str, str, str]] = []
+        self._accepted = 0
+        self._refs: list[tuple[str, str]] = []
+        self._inbox: tuple[int, CommandsDecided] | None = None
+
+    @property
+    def is_full(self) -> bool:
+        """Whether another command may not be begun."""
+        return len(self.messages) >= MESSAGES_MAX or len(self._refusals) >= REFUSALS_MAX
+
+    @property
+    def refusals(self) -> Sequence[tuple[int, str, str, str]]:
+        """[command sequence, command id, code, message] of what this batch refuses."""
+        return self._refusals
+
+    def refuse(self, stream_seq: int, command_id: str, subject: str, code: str, message: str) -> None:
+        """Answer with a refusal that the inbox event will record."""
+        self._refusals.append((stream_seq, command_id, code, message))
+        self.answers.append(RefusedAnswer(command_id, subject, code, message))
+
+    def note_refusal(self, plan: Plan) -> None:
+        """Note whether a refusal looked at aggregates of other partitions, which may be out of date here."""
+        keys = (*plan.writes, *plan.reads, *plan.facts)
+        self.refused_by_foreign = self.refused_by_foreign or any(self._is_foreign(key.id) for key in keys)
+
+    def decide(self, request: CommandRequest, plan: Plan) -> None:
+        """Decide one command; raises `Refused`, or `BatchFull` before anything of the command is taken in."""
+        target = request.target
+        subject = f"{target.aggregate}/{target.id}"
+        known = self._known.get((target.id, request.id))
+        if known is not None:
+            self.answers.append(known)
+            return
+        stream_seq = self._owner(target.id).known.get(request.id)
+        if stream_seq is not None:
+            self.answers.append(Repeated(request.id, subject, stream_seq))
+            return
+        drafts = {key: self._draft(key) for key in (*plan.writes, *plan.reads, *plan.facts)}
+        states = {key: draft.state for key, draft in drafts.items()}
+        decided = catalogue.decide(target, request.command, states, request.at_ms)
+        if len(self.messages) + len(decided) > MESSAGES_MAX:
+            raise BatchFull
+        first = len(self.messages)
+        self._record(request, decided, drafts)
+        accepted = Accepted(request.id, subject, first, len(self.messages))
+        self._known[target.id, request.id] = accepted
+        self.answers.append(accepted)
+        self._accepted += 1
+        for key in drafts:
+            if key.id != target.id and self._is_foreign(key.id):
+                if drafts[key].first >= 0:
+                    self.foreign_written.add(key)
+                elif key in plan.reads:
+                    self._fences[key] = None
+
+    def close(self, partition: int, head: InboxHead | None, seqs: tuple[int, int], batch_id: str) -> None:
+        """Add the fences and the inbox event for command sequences `seqs[0]` to `seqs[1]`; the batch is complete."""
+        self._fence_reads()
+        version = 1 if head is None else head.version + 1
+        decided = CommandsDecided(
+            partition=partition,
+            first_seq=seqs[0],
+            last_seq=seqs[1],
+            accepted=self._accepted,
+            batch=batch_id,
+            refused=tuple(self._refusals),
+        )
+        self._inbox = (version, decided)
+        key = Key(subjects.INBOX, str(partition))
+        body = self._encode(key, version, decided, self._recorded_time, batch_id, None)
+        expected = 0 if head is None else head.stream_seq
+        self.messages.append(Message(subjects.inbox(self._tenant, partition), body, expected, None))
+
+    def subjects_read(self, *, foreign_only: bool) -> dict[str, tuple[Key, int]]:
+        """Subject -> (aggregate, last sequence that we know of) of every aggregate that the batch looked at."""
+        return {
+            subjects.event(self._tenant, key.aggregate, key.id): (key, draft.actor.stream_seq)
+            for key, draft in self._drafts.items()
+            if not foreign_only or self._is_foreign(key.id)
+        }
+
+    def refs(self, first_seq: int) -> list[EventRef]:
+        """What outcomes say of each message but the last, the batch beginning at this sequence."""
+        return [EventRef(event_id, name, first_seq + at) for at, (event_id, name) in enumerate(self._refs)]
+
+    def head(self, first_seq: int) -> InboxHead:
+        """The inbox event of the closed batch, which begins at this sequence."""
+        if self._inbox is None:
+            message = "the batch is not closed; close it before it is stored"
+            raise BusError(message)
+        version, decided = self._inbox
+        return InboxHead(first_seq + len(self.messages) - 1, version, decided)
+
+    def commit(self, first_seq: int) -> None:
+        """The batch is stored and begins at this sequence: let the actors be what they were drafted to be."""
+        for draft in self._drafts.values():
+            if draft.last >= 0:
+                draft.actor.state = draft.state
+                draft.actor.version = draft.version
+                draft.actor.stream_seq = first_seq + draft.last
+        for (owner_id, command_id), accepted in self._known.items():
+            self._owner(owner_id).known[command_id] = first_seq + accepted.first
+
+    def _draft(self, key: Key) -> _Draft:
+        draft = self._drafts.get(key)
+        if draft is None:
+            draft = self._drafts[key] = _Draft(self._owner(key.id).actor(key.aggregate))
+        return draft
+
+    def _record(self, request: CommandRequest, decided: list[Decided], drafts: dict[Key, _Draft]) -> None:
+        bodies = []
+        versions: dict[Key, int] = {}
+        for key, event in decided:
+            version = versions[key] = versions.get(key, drafts[key].version) + 1
+            bodies.append(self._encode(key, version, event, request.time, request.id, request))
+        for (key, event), body in zip(decided, bodies, strict=True):
+            draft = drafts[key]
+            draft.state = catalogue.evolve(key.aggregate, draft.state, event, request.at_ms)
+            draft.version += 1
+            draft.last = len(self.messages)
+            expected = None
+            if draft.first < 0:
+                draft.first = draft.last
+                expected = draft.actor.stream_seq
+            subject = subjects.event(self._tenant, key.aggregate, key.id)
+            self.messages.append(Message(subject, body, expected, None))
+            self._refs.append((f"{key.aggregate}.{key.id}.{draft.version}", stored_name(event)))
+
+    def _encode(
+        self, key: Key, version: int, event: Any, time: str, causation_id: str, request: CommandRequest | None
+    ) -> bytes:
+        name = stored_name(event)
+        body = encode_event(
+            EventEnvelope(
+                specversion="1.0",
+                id=f"{key.aggregate}.{key.id}.{version}",
+                source=self._source,
+                type=name,
+                subject=f"{key.aggregate}/{key.id}",
+                time=time,
+                recordedtime=self._recorded_time,
+                datacontenttype=JSON,
+                dataschema=schema_of(name),
+                tenantid=self._tenant,
+                aggregateversion=version,
+                causationid=causation_id,
+                correlationid=request.correlationid if request else None,
+                actor=request.actor if request else None,
+                traceparent=request.traceparent if request else None,
+                data=encode_data(event),
+            )
+        )
+        if len(body) > BODY_BYTES_MAX:
+            message = f"the event {name} would have {len(body)} bytes, at most {BODY_BYTES_MAX} can be logged"
+            raise TooLarge(message)
+        return body
+
+    def _fence_reads(self) -> None:
+        """Let a message of the batch carry the version of each aggregate that was only read (DESIGN.md 4).
+
+        The carrier is a message that expects nothing itself, or else the first one of a player: nobody but this
+        partition writes to its players, so the inbox event's expectation guards them already.
+        """
+        fences = [key for key in self._fences if self._drafts[key].first < 0]
+        if not fences:
+            return
+        player = f"tally.evt.{self._tenant}.player."
+        carriers = [at for at, message in enumerate(self.messages) if message.expected is None]
+        carriers += [
+            at
+            for at, message in enumerate(self.messages)
+            if message.expected is not None and message.subject.startswith(player)
+        ]
+        if len(carriers) < len(fences):
+            message = f"{len(fences)} aggregates were read for {len(carriers)} messages; each command must write its player"
+            raise BusError(message)
+        for key, at in zip(fences, carriers, strict=False):
+            carried = self.messages[at]
+            fence = subjects.event(self._tenant, key.aggregate, key.id)
+            expected = self._drafts[key].actor.stream_seq
+            self.messages[at] = Message(carried.subject, carried.body, expected, fence)

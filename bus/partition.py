@@ -1,0 +1,340 @@
+"""One partition of a tenant's commands: take, decide, commit in one transaction, answer; then the next.
+
+The partition's last inbox event is its position and its fence (DESIGN.md 3): who continues reads it, and whoever has
+been overtaken has the whole batch refused. So nothing here is acknowledged, and a crash anywhere repeats nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+from bus import outcomes, subjects
+from bus.batch import MESSAGES_MAX, Accepted, Batch, BatchFull, RefusedAnswer, Repeated
+from bus.envelope import CommandRequest, command_id_of, decode_command
+from bus.errors import Conflict, Malformed, OutcomeUnknown
+from bus.owners import Owner, OwnerCache, replay
+from bus.ports import CommandSource, CommandStream, Delivery, EventStore, InboxHead, Outbox
+from domain.catalogue import Key, Plan, plan
+from domain.errors import Refused
+from domain.values import to_time
+
+log = logging.getLogger(__name__)
+
+REFUSALS_KEPT_MS: Final = 24 * 3600 * 1000
+#: No command leads to more events than this; a duplicate's original outcome is found within so many.
+EVENTS_PER_COMMAND_MAX: Final = 8
+FOREIGN_MAX: Final = 10_000
+CONFLICT_WAIT_S: Final = 0.02
+
+
+class _Task(NamedTuple):
+    """A delivery that can be decided, with what it needs."""
+
+    request: CommandRequest
+    plan: Plan
+
+
+class Overtaken(Exception):  # noqa: N818 - a fact about ownership, not a failure
+    """Another worker has written this partition's inbox: what we know of it is out of date."""
+
+
+class ForeignLocks:
+    """Keeps the partitions of one process from starving each other over an aggregate that several of them write."""
+
+    def __init__(self) -> None:
+        self._locks: dict[Key, asyncio.Lock] = {}
+
+    def of(self, key: Key) -> asyncio.Lock:
+        """The lock of an aggregate."""
+        if len(self._locks) > FOREIGN_MAX:
+            self._locks = {key: lock for key, lock in self._locks.items() if lock.locked()}
+        return self._locks.setdefault(key, asyncio.Lock())
+
+
+class Partition:
+    """Runs one partition until it is cancelled; restarts itself from the inbox when it was overtaken."""
+
+    def __init__(  # noqa: PLR0913 - the ports of one partition, all by name
+        self,
+        *,
+        tenant: str,
+        partition: int,
+        partitions: int,
+        store: EventStore,
+        commands: CommandStream,
+        outbox: Outbox,
+        locks: ForeignLocks,
+        owners_max: int,
+        now_ms: Callable[[], int],
+        new_id: Callable[[], str],
+    ) -> None:
+        self.tenant = tenant
+        self.number = partition
+        self.decided_seq = 0
+        self._partitions = partitions
+        self._store = store
+        self._commands = commands
+        self._outbox = outbox
+        self._locks = locks
+        self._now_ms = now_ms
+        self._new_id = new_id
+        self._own = OwnerCache(owners_max)
+        self._foreign: dict[str, Owner] = {}
+        self._contended: set[Key] = set()
+        self._head: InboxHead | None = None
+        self._refusals: dict[str, tuple[str, str, int]] = {}
+
+    @property
+    def live_owners(self) -> int:
+        """How many owners are in memory."""
+        return len(self._own)
+
+    async def run(self) -> None:
+        """Take, decide, commit, answer; for ever."""
+        while True:
+            await self.take_over()
+            source = await self._commands.open(self.number, self.decided_seq)
+            try:
+                await self._follow(source)
+            except Overtaken:
+                log.info("partition %s.%d was written by another worker; reading it anew", self.tenant, self.number)
+                await asyncio.sleep(random.uniform(0.05, 0.3))  # noqa: S311 - jitter
+            finally:
+                await source.close()
+
+    async def take_over(self) -> None:
+        """Read where the partition stands: its inbox, whom it has refused lately, who has a history."""
+        self._head = await self._store.inbox_head(self.number)
+        self.decided_seq = 0 if self._head is None else self._head.decided.last_seq
+        now_ms = self._now_ms()
+        self._refusals = {
+            command_id: (code, message, now_ms)
+            for decided in await self._store.inbox_since(self.number, now_ms - REFUSALS_KEPT_MS)
+            for _, command_id, code, message in decided.refused
+        }
+        self._foreign.clear()
+        self._own.restart(owner_id for owner_id in await self._store.owners() if self._is_own(owner_id))
+
+    async def _follow(self, source: CommandSource) -> None:
+        waiting: list[Delivery] = []
+        while True:
+            if not waiting:
+                waiting = await source.take(MESSAGES_MAX)
+            done = await self.process(waiting)
+            del waiting[:done]
+
+    async def process(self, deliveries: list[Delivery]) -> int:
+        """Decide and commit the first of the deliveries in one transaction, answer them; returns how many."""
+        tasks = [self._read(delivery) for delivery in deliveries]
+        held = {key for task in tasks if isinstance(task, _Task) for key in task.plan.reads} & self._contended
+        is_fresh = False
+        conflicts = 0
+        async with AsyncExitStack() as locks:
+            await self._lock(locks, held)
+            while True:
+                await self._load(tasks)
+                batch, count = self._decide(deliveries, tasks)
+                if not batch.foreign_written <= held:
+                    held |= batch.foreign_written
+                    await self._lock(locks, held)
+                    await self._refresh(batch)
+                    continue
+                if batch.refused_by_foreign and not is_fresh:
+                    is_fresh = True
+                    if await self._refresh(batch, foreign_only=True):
+                        continue
+                first_seq = await self._commit(batch, deliveries[:count])
+                if first_seq is not None:
+                    break
+                conflicts += 1
+                await asyncio.sleep(random.uniform(0, CONFLICT_WAIT_S * min(conflicts, 10)))  # noqa: S311 - jitter
+        self._contended = (self._contended - held) | batch.foreign_written
+        await self._answer(batch, deliveries[:count], first_seq)
+        self._own.passivate()
+        return count
+
+    def _read(self, delivery: Delivery) -> _Task | RefusedAnswer:
+        """What the delivery asks for, or the refusal of what cannot be read."""
+        address = subjects.split_command(delivery.subject)
+        subject = f"{address[0]}/{address[1]}"
+        try:
+            if delivery.reply_to is not None and not subjects.is_reply_allowed(self.tenant, delivery.reply_to):
+                code = "forbidden-reply"
+                wanted = f"_INBOX.… or tally.out.{self.tenant}.…"
+                raise Malformed(code, f"Tally-Reply-To is {delivery.reply_to[:80]!r}, wanted {wanted}")
+            request = decode_command(self.tenant, delivery.stream_seq, address, delivery.body)
+        except Malformed as refusal:
+            command_id = command_id_of(delivery.body, delivery.stream_seq)
+            return RefusedAnswer(command_id, subject, refusal.code, refusal.message)
+        return _Task(request, plan(request.target, request.command))
+
+    async def _load(self, tasks: list[_Task | RefusedAnswer]) -> None:
+        """Make every owner live that the tasks need; those with a history are read in bulk."""
+        needed = {task.request.target.id for task in tasks if isinstance(task, _Task)}
+        for task in tasks:
+            if isinstance(task, _Task):
+                needed.update(key.id for keys in task.plan for key in keys)
+        missing = []
+        for owner_id in needed:
+            if not self._is_own(owner_id):
+                if owner_id not in self._foreign:
+                    missing.append(owner_id)
+            elif self._own.get(owner_id) is None:
+                if self._own.has_history(owner_id):
+                    missing.append(owner_id)
+                else:
+                    self._own.put(owner_id, Owner())
+        if not missing:
+            return
+        histories = await self._store.histories(missing)
+        if len(self._foreign) > FOREIGN_MAX:
+            self._foreign = {owner_id: owner for owner_id, owner in self._foreign.items() if owner_id in needed}
+        for owner_id in missing:
+            owner = replay(histories.get(owner_id, ()))
+            if self._is_own(owner_id):
+                self._own.put(owner_id, owner)
+            else:
+                self._foreign[owner_id] = owner
+
+    def _decide(self, deliveries: list[Delivery], tasks: list[_Task | RefusedAnswer]) -> tuple[Batch, int]:
+        """Decide as many as one transaction holds; a command that breaks our own code is refused and logged."""
+        broken: set[int] = set()
+        while True:
+            batch = Batch(self.tenant, to_time(self._now_ms()), self._owner, self._is_foreign)
+            count = 0
+            try:
+                for delivery, task in zip(deliveries, tasks, strict=True):
+                    if batch.is_full:
+                        break
+                    self._decide_one(batch, delivery.stream_seq, task, is_broken=delivery.stream_seq in broken)
+                    count += 1
+            except BatchFull:
+                pass
+            except Exception:
+                seq = deliveries[count].stream_seq
+                log.exception("command %d of tenant %s cannot be decided; it is refused", seq, self.tenant)
+                broken.add(seq)
+                continue
+            return batch, count
+
+    def _decide_one(self, batch: Batch, seq: int, task: _Task | RefusedAnswer, *, is_broken: bool) -> None:
+        if isinstance(task, RefusedAnswer):
+            command_id, subject = task.command_id, task.subject
+        else:
+            command_id = task.request.id
+            subject = f"{task.request.target.aggregate}/{task.request.target.id}"
+        earlier = self._refusals.get(command_id)
+        if earlier is not None:
+            batch.answers.append(RefusedAnswer(command_id, subject, earlier[0], earlier[1]))
+        elif isinstance(task, RefusedAnswer):
+            batch.refuse(seq, command_id, subject, task.code, task.message)
+        elif is_broken:
+            batch.refuse(seq, command_id, subject, "internal", "this command meets a fault of ours; it was logged")
+        else:
+            try:
+                batch.decide(task.request, task.plan)
+            except Refused as refusal:
+                batch.note_refusal(task.plan)
+                batch.refuse(seq, command_id, subject, refusal.code, refusal.message)
+
+    async def _commit(self, batch: Batch, deliveries: list[Delivery]) -> int | None:
+        """Store the batch; returns its first sequence, None when it must be decided again."""
+        batch_id = self._new_id()
+        batch.close(self.number, self._head, (deliveries[0].stream_seq, deliveries[-1].stream_seq), batch_id)
+        try:
+            first_seq = await self._store.append(batch_id, batch.messages)
+        except Conflict:
+            await self._require_own_inbox()
+            await self._refresh(batch)
+            return None
+        except OutcomeUnknown:
+            head = await self._store.inbox_head(self.number)
+            if head is None or head.decided.batch != batch_id:
+                await self._require_own_inbox()
+                return None
+            first_seq = head.stream_seq - len(batch.messages) + 1
+        batch.commit(first_seq)
+        self._head = batch.head(first_seq)
+        self.decided_seq = deliveries[-1].stream_seq
+        now_ms = self._now_ms()
+        for _, command_id, code, message in batch.refusals:
+            self._refusals[command_id] = (code, message, now_ms)
+        self._forget_refusals(now_ms)
+        return first_seq
+
+    def _forget_refusals(self, now_ms: int) -> None:
+        while self._refusals:
+            oldest = next(iter(self._refusals))
+            if now_ms - self._refusals[oldest][2] <= REFUSALS_KEPT_MS:
+                return
+            del self._refusals[oldest]
+
+    async def _require_own_inbox(self) -> None:
+        head = await self._store.inbox_head(self.number)
+        if (head.stream_seq if head else 0) != (self._head.stream_seq if self._head else 0):
+            raise Overtaken
+
+    async def _refresh(self, batch: Batch, *, foreign_only: bool = False) -> bool:
+        """Forget every owner that the batch looked at and somebody else has written since; True if there is one."""
+        looked_at = batch.subjects_read(foreign_only=foreign_only)
+        seqs = await self._store.last_seqs(looked_at)
+        changed = {key.id for subject, (key, seq) in looked_at.items() if seqs.get(subject, 0) != seq}
+        for owner_id in changed:
+            self._foreign.pop(owner_id, None)
+            self._own.drop(owner_id)
+        return bool(changed)
+
+    async def _lock(self, locks: AsyncExitStack, keys: set[Key]) -> None:
+        """Hold the locks of these aggregates and no others, taken in one order everywhere."""
+        await locks.aclose()
+        for key in sorted(keys):
+            await locks.enter_async_context(self._locks.of(key))
+
+    async def _answer(self, batch: Batch, deliveries: list[Delivery], first_seq: int) -> None:
+        """Tell the senders; everything that is said here is durable."""
+        time = to_time(self._now_ms())
+        events = batch.refs(first_seq)
+        sent = []
+        for delivery, answer in zip(deliveries, batch.answers, strict=True):
+            match answer:
+                case Accepted():
+                    refs = events[answer.first : answer.stop]
+                    body = outcomes.accepted(self.tenant, time, answer.subject, answer.command_id, refs)
+                case Repeated():
+                    records = await self._store.events_from(answer.stream_seq, EVENTS_PER_COMMAND_MAX)
+                    refs = outcomes.refs_of(records, answer.command_id)
+                    body = outcomes.accepted(self.tenant, time, answer.subject, answer.command_id, refs)
+                case RefusedAnswer(command_id, subject, code, message):
+                    body = outcomes.refused(self.tenant, time, subject, command_id, code, message)
+            sent.append((self._reply_subject(delivery, answer.command_id), body))
+        await self._outbox.send(sent)
+
+    def _reply_subject(self, delivery: Delivery, command_id: str) -> str:
+        reply_to = delivery.reply_to
+        if reply_to is not None and subjects.is_reply_allowed(self.tenant, reply_to):
+            return reply_to
+        return subjects.outcome(self.tenant, command_id)
+
+    def _owner(self, owner_id: str) -> Owner:
+        if not self._is_own(owner_id):
+            return self._foreign[owner_id]
+        owner = self._own.get(owner_id)
+        if owner is None:
+            owner = Owner()
+            self._own.put(owner_id, owner)
+        return owner
+
+    def _is_own(self, owner_id: str) -> bool:
+        return _partition_of(owner_id, self._partitions) == self.number
+
+    def _is_foreign(self, owner_id: str) -> bool:
+        return _partition_of(owner_id, self._partitions) != self.number
+
+
+_partition_of = lru_cache(maxsize=1 << 17)(subjects.partition_of)

@@ -1,0 +1,89 @@
+"""What a partition needs from outside, as small protocols; `bus/memory.py` and `adapters/jetstream/` keep them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import NamedTuple, Protocol
+
+from bus.envelope import CommandsDecided, Recorded
+
+
+class Delivery(NamedTuple):
+    """One command as it lies in the stream."""
+
+    stream_seq: int
+    subject: str
+    body: bytes
+    reply_to: str | None
+
+
+class Message(NamedTuple):
+    """One event to append; `expected` is the last sequence that its subject, or `fence`, must have (None: any)."""
+
+    subject: str
+    body: bytes
+    expected: int | None
+    fence: str | None
+
+
+class InboxHead(NamedTuple):
+    """A partition's last inbox event: its place, its version, what it says."""
+
+    stream_seq: int
+    version: int
+    decided: CommandsDecided
+
+
+class EventStore(Protocol):
+    """The event stream, as a partition writes and reads it."""
+
+    async def append(self, batch_id: str, messages: Sequence[Message]) -> int:
+        """Store all messages or none; returns the sequence of the first, the others follow without a gap.
+
+        Raises `Conflict` when an expectation is not met, `OutcomeUnknown` when no answer came.
+        """
+
+    async def last_seqs(self, subjects: Collection[str]) -> dict[str, int]:
+        """The last sequence of each subject that has one."""
+
+    async def histories(self, owners: Collection[str]) -> dict[str, list[Recorded]]:
+        """All events of each owner's aggregates, in stream order; owners without events may be left out."""
+
+    async def owners(self) -> Iterable[str]:
+        """Everybody who has a history."""
+
+    async def inbox_head(self, partition: int) -> InboxHead | None:
+        """The last inbox event of a partition, None before the first."""
+
+    async def inbox_since(self, partition: int, since_ms: int) -> list[CommandsDecided]:
+        """What a partition's inbox events say that were recorded since a moment, oldest first."""
+
+    async def events_from(self, stream_seq: int, count_max: int) -> list[Recorded]:
+        """Up to so many events, from a sequence on."""
+
+
+class CommandSource(Protocol):
+    """One partition's commands in order."""
+
+    async def take(self, count_max: int) -> list[Delivery]:
+        """At least one command, at most so many; waits until there is one."""
+
+    async def close(self) -> None:
+        """Let go of the source."""
+
+
+class CommandStream(Protocol):
+    """The command stream, as partitions read it."""
+
+    async def open(self, partition: int, after_seq: int) -> CommandSource:
+        """The commands of a partition that come after a sequence."""
+
+    async def purge(self, partition: int, up_to_seq: int) -> None:
+        """Remove a partition's commands up to and including a sequence: they are decided."""
+
+
+class Outbox(Protocol):
+    """Where outcomes go."""
+
+    async def send(self, outcomes: Sequence[tuple[str, bytes]]) -> None:
+        """Publish (subject, body) pairs; called only when what they say is durable."""
