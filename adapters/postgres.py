@@ -1,0 +1,160 @@
+"""PostgreSQL for the read models: connections, migrations, positions, and its failures as one line."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final, Protocol
+
+import psycopg
+from psycopg import AsyncConnection, sql
+from psycopg.rows import TupleRow, dict_row
+
+from adapters.postgres_schema import LIVE, MIGRATIONS, schema_of
+from bus.follower import Position, StreamIdentity
+from projections import read_models
+from projections.errors import ProjectionError, SinkUnavailable
+from projections.positions import require_same_stream
+
+CONNECT_TIMEOUT_S: Final = 10
+STATEMENT_TIMEOUT_MS: Final = 60_000
+LOCK_TIMEOUT_MS: Final = 10_000
+# The position commits with the effect: what a crash of the server takes back, it takes back together, and the stream
+# brings it again. So nobody has to wait for the disk here (ADR: read models without fsync).
+_OPTIONS: Final = (
+    f"-c synchronous_commit=off -c statement_timeout={STATEMENT_TIMEOUT_MS} -c lock_timeout={LOCK_TIMEOUT_MS}"
+)
+
+Connection = AsyncConnection[TupleRow]
+
+
+class PostgresSettings(Protocol):
+    """What the read models need to know of an installation."""
+
+    @property
+    def postgres_dsn(self) -> str: ...
+
+
+def unavailable(err: psycopg.Error) -> ProjectionError:
+    """A failure of the server as one line."""
+    said = " ".join(str(err).split())[:200]
+    if isinstance(err, (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName)):
+        return SinkUnavailable("PostgreSQL holds no read models of this tenant yet; start `tally up`, which makes them")
+    if isinstance(err, (psycopg.OperationalError, psycopg.InterfaceError)):
+        return SinkUnavailable(f"PostgreSQL does not answer ({said}); start it, or correct TALLY_POSTGRES_DSN")
+    return SinkUnavailable(f"PostgreSQL refuses: {said}; the read models stay where they were")
+
+
+async def connect(settings: PostgresSettings, tenant: str, generation: str = LIVE) -> Connection:
+    """A connection that sees the schema of one tenant; raises `SinkUnavailable`."""
+    try:
+        connection = await AsyncConnection.connect(
+            settings.postgres_dsn,
+            autocommit=True,
+            connect_timeout=CONNECT_TIMEOUT_S,
+            options=_OPTIONS,
+            application_name="tallyroot",
+        )
+        await connection.execute(sql.SQL("SET search_path TO {}").format(sql.Identifier(schema_of(tenant, generation))))
+    except psycopg.Error as err:
+        raise unavailable(err) from err
+    return connection
+
+
+async def migrate(connection: Connection, tenant: str, generation: str = LIVE) -> None:
+    """Bring a tenant's schema forward to this version; safe to repeat and to run twice at once.
+
+    Raises `ProjectionError` when a newer version of the program was here before.
+    """
+    name = schema_of(tenant, generation)
+    async with connection.transaction():
+        await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [name])
+        await connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(name)))
+        await connection.execute(
+            "CREATE TABLE IF NOT EXISTS migrations "
+            "(version integer PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())"
+        )
+        found = await (await connection.execute("SELECT coalesce(max(version), 0) FROM migrations")).fetchone()
+        done: int = found[0] if found else 0
+        if done > len(MIGRATIONS):
+            message = (
+                f"read models of {tenant} have schema version {done}, this program knows {len(MIGRATIONS)}; "
+                "upgrade tallyroot, nothing was changed"
+            )
+            raise ProjectionError(message)
+        for version, statements in enumerate(MIGRATIONS[done:], done + 1):
+            await connection.execute(statements)
+            await connection.execute("INSERT INTO migrations (version) VALUES (%s)", [version])
+
+
+async def open_position(connection: Connection, stream: StreamIdentity) -> Position:
+    """The position of the read models, made at 0 when there is none; raises `ForeignPosition`."""
+    await connection.execute(
+        "INSERT INTO position (projection, stream_created, stream_seq, leaf_hash) VALUES (%s, %s, 0, '') "
+        "ON CONFLICT DO NOTHING",
+        [read_models.NAME, stream.created],
+    )
+    stored = await stored_position(connection)
+    return require_same_stream(read_models.NAME, stored, stream)
+
+
+async def stored_position(connection: Connection) -> Position | None:
+    """The position as it is stored."""
+    cursor = await connection.execute(
+        "SELECT stream_created, stream_seq, leaf_hash FROM position WHERE projection = %s", [read_models.NAME]
+    )
+    found = await cursor.fetchone()
+    return Position(*found) if found else None
+
+
+async def move_position(connection: Connection, before: Position, after: Position) -> int | None:
+    """Move the position inside of a transaction; returns None, or where it stands when it is not at `before`.
+
+    The row stays locked until the transaction ends: a second copy waits here and then finds it moved.
+    """
+    cursor = await connection.execute(
+        "UPDATE position SET stream_seq = %s, leaf_hash = %s, applied_at = now() "
+        "WHERE projection = %s AND stream_created = %s AND stream_seq = %s AND leaf_hash = %s",
+        [
+            after.stream_seq,
+            after.leaf_hash,
+            read_models.NAME,
+            before.stream_created,
+            before.stream_seq,
+            before.leaf_hash,
+        ],
+    )
+    if cursor.rowcount == 1:
+        return None
+    stored = await stored_position(connection)
+    return stored.stream_seq if stored else 0
+
+
+@asynccontextmanager
+async def reading(settings: PostgresSettings, tenant: str) -> AsyncIterator[Connection]:
+    """A connection for queries that see one moment; its failures come as `SinkUnavailable`."""
+    connection = await connect(settings, tenant)
+    try:
+        async with connection:
+            await connection.set_autocommit(False)
+            await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            yield connection
+    except psycopg.Error as err:
+        raise unavailable(err) from err
+
+
+async def rows(connection: Connection, query: str, arguments: list[Any]) -> list[dict[str, Any]]:
+    """The rows of a query, by the names of its columns."""
+    async with connection.cursor(row_factory=dict_row) as cursor:
+        await cursor.execute(query, arguments)
+        return await cursor.fetchall()
+
+
+async def read_position(settings: PostgresSettings, tenant: str) -> Position | None:
+    """Where the read models stand, None before the first event; raises `SinkUnavailable`."""
+    async with reading(settings, tenant) as connection:
+        try:
+            stored = await stored_position(connection)
+        except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
+            return None
+    return stored if stored is not None and stored.stream_seq else None

@@ -1,0 +1,67 @@
+"""Failures of the projections; every message is one line that says what was got, what was wanted and what to do.
+
+ProjectionError
+  OutOfOrder        a batch does not follow the position: something was skipped or sent twice
+  Fenced            another copy of the projector moved the position in the meantime
+  ForeignPosition   the position belongs to another stream
+  Inconsistent      the sink does not hold what its position says that it holds
+  SinkUnavailable   the sink's server does not answer, or refuses
+  UnknownEvent      an event of a type that this version does not know
+  NotFound          a query names what is not there
+"""
+
+from __future__ import annotations
+
+
+class ProjectionError(Exception):
+    """Base of everything that the projections raise."""
+
+
+class OutOfOrder(ProjectionError):
+    """A batch does not start where the last one ended."""
+
+    def __init__(self, projection: str, expected: int, got: int) -> None:
+        super().__init__(
+            f"{projection}: got event {got}, wanted event {expected}; nothing was applied, read again from the position"
+        )
+
+
+class Fenced(ProjectionError):
+    """Somebody else applied events to the same sink since this copy last looked."""
+
+    def __init__(self, projection: str, expected: int, found: int) -> None:
+        super().__init__(
+            f"{projection}: position is {found}, wanted {expected}: another copy is running; "
+            "nothing was applied, stop one of the two (or the sink was restored: it goes on from there)"
+        )
+
+
+class ForeignPosition(ProjectionError):
+    """The sink was filled from another stream than the one that is there now."""
+
+    def __init__(self, projection: str, stream: str, found: str, wanted: str) -> None:
+        super().__init__(
+            f"{projection}: filled from a stream created {found}, but {stream} was created {wanted}; "
+            "it belongs to another stream: restore that stream, or empty this projection and start again"
+        )
+
+
+class Inconsistent(ProjectionError):
+    """The sink lacks, or has in excess, what events before the position must have left there."""
+
+
+class SinkUnavailable(ProjectionError):
+    """The server behind a sink does not answer or refuses the work."""
+
+
+class UnknownEvent(ProjectionError):
+    """An event type that this version cannot project."""
+
+    def __init__(self, projection: str, stream_seq: int, kind: str) -> None:
+        super().__init__(
+            f"{projection}: event {stream_seq} has type {kind!r}, which this version does not know; upgrade tallyroot"
+        )
+
+
+class NotFound(ProjectionError):
+    """A query asked for something that no event told of."""
