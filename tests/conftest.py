@@ -1,0 +1,30 @@
+"""What every test may ask for: real servers of this run's own, settings for them, a tenant of its own."""
+
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from adapters.embedded import EmbeddedServers
+from adapters.settings import SOURCES, Settings
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServers]:
+    """NATS, PostgreSQL and Valkey on free ports, their data in a temporary directory; two test runs do not meet."""
+    with EmbeddedServers(tmp_path_factory.mktemp("servers")) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def settings(servers: EmbeddedServers) -> Settings:
+    """The settings of an installation on these servers."""
+    endpoints = servers.endpoints()
+    environ = {variable: endpoints[key] for variable, key in SOURCES.values()}
+    return Settings.load(servers.data_dir, environ)
+
+
+@pytest.fixture
+def tenant() -> str:
+    """A valid tenant name that no other test uses."""
+    return f"t-{uuid.uuid4().hex[:12]}"
