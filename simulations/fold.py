@@ -1,6 +1,6 @@
 """A fold of the event stream for the checks: it reads stored bytes and shares no code with what it checks.
 
-It counts, sums the amounts that events state, and notes whatever no correct ledger holds: a gap in the stream, a version
+It counts, sums the amounts that events state, and notes what no correct ledger holds: a gap in the stream, a version
 out of turn, a stated total that the amounts do not add up to, a command that was executed twice.
 """
 
