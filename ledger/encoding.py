@@ -1,0 +1,66 @@
+"""Strict text encodings: ASCII decimals and padded standard base64, each accepted in its one canonical form."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from typing import Any, Final
+
+from ledger.errors import Malformed, excerpt
+
+_DECIMAL: Final = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
+SIZE_MAX: Final = 2**63 - 1
+
+
+def parse_decimal(what: str, text: str) -> int:
+    """A number from 0 to 2^63-1 without sign, leading zero, space or underscore."""
+    value = int(text) if _DECIMAL.fullmatch(text) else -1
+    if not 0 <= value <= SIZE_MAX:
+        raise Malformed(what, expected="a decimal number from 0 to 2^63-1", found=excerpt(text))
+    return value
+
+
+def encode_base64(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
+
+
+def decode_base64(what: str, text: str, length: int | None = None) -> bytes:
+    """The bytes of canonical base64; `length` is their required number."""
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        data = None
+    if data is None or encode_base64(data) != text:
+        raise Malformed(what, expected="canonical padded base64", found=excerpt(text))
+    if length is not None and len(data) != length:
+        raise Malformed(what, expected=f"{length} bytes", found=len(data))
+    return data
+
+
+def encode_json(value: Any) -> bytes:
+    """Compact JSON with the keys in their order: the one form in which we publish it."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _refuse_number(text: str) -> Any:
+    raise ValueError(f"the number {text[:40]} is no integer")
+
+
+_decoder: Final = json.JSONDecoder(parse_float=_refuse_number, parse_constant=_refuse_number)
+
+
+def decode_json(what: str, data: bytes) -> Any:
+    """The value of compact JSON; raises `Malformed` for floats, duplicate keys, spaces and any other encoding of it."""
+    try:
+        value = _decoder.decode(data.decode("utf-8"))
+        canonical = encode_json(value)
+    except (ValueError, RecursionError) as err:
+        raise Malformed(what, expected="JSON without floats", found=excerpt(f"{err}", 120)) from err
+    if canonical != data:
+        at = next((i for i, (a, b) in enumerate(zip(canonical, data, strict=False)) if a != b), len(canonical))
+        raise Malformed(
+            what, expected="compact JSON without duplicate keys", found=f"another encoding from byte {at} on"
+        )
+    return value

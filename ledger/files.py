@@ -1,0 +1,170 @@
+"""The only part of the ledger that touches the disk: read, write, sync, replace, lock.
+
+Nothing here retries. After a failed write or sync the caller opens the log anew, from what the last checkpoint covers.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+from ledger.errors import ObjectMissing, SignerLocked, WrongUse
+
+
+class Source(Protocol):
+    """Where published files come from."""
+
+    def read(self, path: str) -> bytes | None:
+        """The bytes of one file, None when there is none."""
+
+    def names(self, folder: str) -> list[str]:
+        """Names in a folder, sorted; empty when there is none."""
+
+
+def require(source: Source, path: str) -> bytes:
+    """The bytes of a file that must be there; raises `ObjectMissing`."""
+    data = source.read(path)
+    if data is None:
+        raise ObjectMissing(path, expected="the file", found="none")
+    return data
+
+
+class Folder:
+    """Files below one directory, named by relative paths with slashes."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._unsynced: list[int] = []
+        self._stale_folders: set[Path] = set()
+        self._known_folders: set[Path] = set()
+
+    def read(self, path: str) -> bytes | None:
+        try:
+            return (self.root / path).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except IsADirectoryError as err:
+            raise WrongUse(f"{self.root / path}", expected="a file", found="a directory") from err
+
+    def names(self, folder: str) -> list[str]:
+        try:
+            return sorted(os.listdir(self.root / folder))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def walk(self) -> Iterator[str]:
+        """Every file below, as a relative path; names that begin with a dot are nobody's but the signer's."""
+        for folder, folders, names in os.walk(self.root):
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            base = Path(folder).relative_to(self.root)
+            for name in sorted(names):
+                if not name.startswith("."):
+                    yield (base / name).as_posix()
+
+    def write(self, path: str, data: bytes) -> None:
+        """Write a file that nobody reads before a checkpoint covers it; durable after `sync`."""
+        target = self.root / path
+        self._make_folder(target.parent)
+        descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        self._unsynced.append(descriptor)
+        self._write_all(descriptor, data)
+
+    def sync(self) -> None:
+        """Make all that was written since the last call durable, the names too."""
+        while self._unsynced:
+            descriptor = self._unsynced.pop()
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        while self._stale_folders:
+            self._sync_folder(self._stale_folders.pop())
+
+    def replace(self, path: str, data: bytes, *, mode: int = 0o644) -> None:
+        """Put a file in place of an older one in one step: readers see one or the other, whole."""
+        target = self.root / path
+        self._make_folder(target.parent)
+        draft = target.with_name(f".{target.name}.new")
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+        try:
+            self._write_all(descriptor, data)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        draft.rename(target)
+        self._sync_folder(target.parent)
+
+    def remove(self, path: str) -> None:
+        (self.root / path).unlink(missing_ok=True)
+
+    def remove_partials(self, folder: str, *, wider_than: int = 0) -> None:
+        """Remove the partial tiles of one tile, except those of at most the given width."""
+        kept = False
+        for name in self.names(folder):
+            if name.isdecimal() and int(name) <= wider_than:
+                kept = True
+            else:
+                self.remove(f"{folder}/{name}")
+        target = self.root / folder
+        if not kept and target.is_dir():
+            target.rmdir()
+            self._known_folders.discard(target)
+
+    def close(self) -> None:
+        """Let go of what a failure left open."""
+        while self._unsynced:
+            os.close(self._unsynced.pop())
+
+    @staticmethod
+    def _write_all(descriptor: int, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(descriptor, view) :]
+
+    def _make_folder(self, folder: Path) -> None:
+        self._stale_folders.add(folder)
+        if folder in self._known_folders:
+            return
+        missing = []
+        at = folder
+        while not at.is_dir():
+            missing.append(at)
+            at = at.parent
+        folder.mkdir(parents=True, exist_ok=True)
+        self._stale_folders.update(made.parent for made in missing)
+        self._known_folders.add(folder)
+
+    @staticmethod
+    def _sync_folder(folder: Path) -> None:
+        try:
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:  # it went away again: the last partial of a full tile
+            return
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+class Lock:
+    """One active signer for a folder: an advisory lock that the system releases when the process ends."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as err:
+            os.close(self._descriptor)
+            self._descriptor = -1
+            raise SignerLocked(
+                f"{path.parent} is in use by another signer: stop that one, or let this one wait for it"
+            ) from err
+
+    def release(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1

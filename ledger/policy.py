@@ -1,0 +1,223 @@
+"""The auditors' trust root (C2SP tlog-policy): log keys, witnesses and the quorum that a checkpoint needs.
+
+    log <vkey> [url]
+    witness <name> <vkey> [url]
+    group <name> all|any|<k> <member> ...
+    quorum <name>|none
+
+What the format lacks stands in comment lines, which other tools skip:
+
+    # tally-range <key ID> <first size> <last size>|-    sizes that this log key signs; within them it must have signed
+    # tally-certificate <vkey>                           key of the monthly certificates
+
+A log key without a range is an alternative: one good signature by any of them suffices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Final
+
+from ledger.checkpoint import Checkpoint, parse_checkpoint, verify_signature
+from ledger.encoding import SIZE_MAX, parse_decimal
+from ledger.errors import KeyRefused, Malformed, SignatureFailed, excerpt
+from ledger.note import COSIGNATURE_ED25519, COSIGNATURE_ML_DSA_44, ED25519, Note, VerifierKey, require_distinct
+
+NONE: Final = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class LogKey:
+    key: VerifierKey
+    first_size: int = 0
+    last_size: int = SIZE_MAX
+    is_required: bool = False
+
+    def covers(self, tree_size: int) -> bool:
+        return self.first_size <= tree_size <= self.last_size
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedCheckpoint:
+    """A checkpoint whose signatures satisfy the policy; `at_seconds` is None when no signature carries a time."""
+
+    checkpoint: Checkpoint
+    note: bytes
+    signed_by: tuple[str, ...]
+    witnessed_by: tuple[str, ...]
+    at_seconds: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    needed: int
+    members: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    logs: tuple[LogKey, ...]
+    witnesses: dict[str, VerifierKey]
+    groups: dict[str, Group]
+    quorum: str
+    certificate_keys: tuple[VerifierKey, ...] = ()
+    digest: str = field(default="", compare=False)
+
+    def open(self, what: str, data: bytes, *, origin: str | None = None) -> OpenedCheckpoint:
+        """Read a checkpoint and check signatures, key ranges and quorum; raises `Malformed` or `SignatureFailed`.
+
+        Without `origin` the checkpoint must be of a log that the policy names.
+        """
+        checkpoint, note = parse_checkpoint(what, data)
+        wanted = {origin} if origin is not None else {log.key.name for log in self.logs}
+        if checkpoint.origin not in wanted:
+            raise SignatureFailed(
+                f"{what}, origin", expected=" or ".join(sorted(wanted)), found=excerpt(checkpoint.origin)
+            )
+        signed, log_times = self._log_signatures(what, checkpoint, note)
+        witnessed, witness_times = self._witness_signatures(what, checkpoint, note)
+        if self.quorum != NONE and not self._is_satisfied(self.quorum, witnessed):
+            raise SignatureFailed(
+                f"{what}, witnesses",
+                expected=f"the quorum {self.quorum}",
+                found=", ".join(sorted(witnessed)) or "no cosignature by a known witness",
+            )
+        times = log_times + witness_times
+        return OpenedCheckpoint(checkpoint, data, tuple(signed), tuple(witnessed), min(times) if times else None)
+
+    def _log_signatures(self, what: str, checkpoint: Checkpoint, note: Note) -> tuple[list[str], list[int]]:
+        signed, times = [], []
+        size = checkpoint.tree_size
+        for log in self.logs:
+            lines = note.by(log.key)
+            if lines and not log.covers(size):
+                raise SignatureFailed(
+                    f"{what}, key {log.key.label}",
+                    expected=f"sizes from {log.first_size} to {log.last_size}",
+                    found=size,
+                )
+            if not lines and log.is_required and log.covers(size):
+                raise SignatureFailed(what, expected=f"a signature by {log.key.label}", found="none")
+            for line in lines:
+                at_seconds = verify_signature(what, checkpoint, log.key, line)
+                times += [] if at_seconds is None else [at_seconds]
+            signed += [log.key.label] if lines else []
+        if not signed:
+            labels = " or ".join(log.key.label for log in self.logs)
+            raise SignatureFailed(what, expected=f"a signature by {labels}", found="none of a known key")
+        return signed, times
+
+    def _witness_signatures(self, what: str, checkpoint: Checkpoint, note: Note) -> tuple[list[str], list[int]]:
+        witnessed, times = [], []
+        for name, key in self.witnesses.items():
+            for line in note.by(key):
+                at_seconds = verify_signature(what, checkpoint, key, line)
+                times += [] if at_seconds is None else [at_seconds]
+                if name not in witnessed:
+                    witnessed.append(name)
+        return witnessed, times
+
+    def _is_satisfied(self, name: str, witnessed: list[str]) -> bool:
+        group = self.groups.get(name)
+        if group is None:
+            return name in witnessed
+        return sum(self._is_satisfied(member, witnessed) for member in group.members) >= group.needed
+
+
+def parse_policy(what: str, data: bytes) -> Policy:
+    """Read a policy file; raises `Malformed` or `KeyRefused`."""
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as err:
+        raise Malformed(what, expected="UTF-8", found=f"byte 0x{data[err.start]:02x} at {err.start}") from err
+    reading = _Reading(what)
+    for number, line in enumerate(text.split("\n"), 1):
+        reading.take(f"{what}, line {number}", line.split())
+    return reading.finish(sha256(data).hexdigest())
+
+
+class _Reading:
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.logs: list[VerifierKey] = []
+        self.ranges: dict[str, tuple[int, int]] = {}
+        self.witnesses: dict[str, VerifierKey] = {}
+        self.groups: dict[str, Group] = {}
+        self.members: set[str] = set()
+        self.certificate_keys: list[VerifierKey] = []
+        self.quorum: str | None = None
+
+    def take(self, what: str, words: list[str]) -> None:  # noqa: C901 (one case for each kind of line)
+        match words:
+            case []:
+                return
+            case ["#", "tally-range", key_id, first, last]:
+                first_size = parse_decimal(what, first)
+                last_size = SIZE_MAX if last == "-" else parse_decimal(what, last)
+                if key_id in self.ranges or last_size < first_size:
+                    raise Malformed(what, expected="one range for each key ID, first <= last", found=" ".join(words))
+                self.ranges[key_id] = (first_size, last_size)
+            case ["#", "tally-certificate", vkey]:
+                self.certificate_keys.append(self._key(what, vkey, ED25519))
+            case [comment, *_] if comment.startswith("#"):
+                return
+            case ["log", vkey, *url] if len(url) <= 1:
+                self.logs.append(self._key(what, vkey, ED25519, COSIGNATURE_ML_DSA_44))
+            case ["witness", name, vkey, *url] if len(url) <= 1:
+                self._define(what, name)
+                self.witnesses[name] = self._key(what, vkey, COSIGNATURE_ED25519, COSIGNATURE_ML_DSA_44)
+            case ["group", name, needed, *members] if members:
+                self._group(what, name, needed, tuple(members))
+            case ["quorum", name] if self.quorum is None:
+                if name != NONE and name not in self.witnesses and name not in self.groups:
+                    raise Malformed(what, expected="the name of a witness or group above", found=excerpt(name))
+                self.quorum = name
+            case _:
+                raise Malformed(
+                    what, expected="a log, witness, group or the one quorum line", found=excerpt(" ".join(words))
+                )
+
+    def _key(self, what: str, vkey: str, *algorithms: int) -> VerifierKey:
+        key = VerifierKey.parse(vkey)
+        if key.algorithm not in algorithms:
+            kinds = " or ".join(f"0x{algorithm:02x}" for algorithm in algorithms)
+            raise KeyRefused(f"{what}, key {key.label}", expected=f"type {kinds}", found=f"0x{key.algorithm:02x}")
+        return key
+
+    def _define(self, what: str, name: str) -> None:
+        if name == NONE or name in self.witnesses or name in self.groups:
+            raise Malformed(what, expected="a name that is not taken", found=excerpt(name))
+
+    def _group(self, what: str, name: str, needed_text: str, members: tuple[str, ...]) -> None:
+        self._define(what, name)
+        for member in members:
+            if member not in self.witnesses and member not in self.groups:
+                raise Malformed(what, expected="members that are defined above", found=excerpt(member))
+            if member in self.members:
+                raise Malformed(what, expected="each name in one group at most, once", found=excerpt(member))
+            self.members.add(member)
+        word = {"all": len(members), "any": 1}
+        needed = word[needed_text] if needed_text in word else parse_decimal(what, needed_text)
+        if not 1 <= needed <= len(members):
+            raise Malformed(what, expected=f"all, any or 1 to {len(members)}", found=needed_text)
+        self.groups[name] = Group(needed, members)
+
+    def finish(self, digest: str) -> Policy:
+        if self.quorum is None:
+            raise Malformed(self.what, expected="one quorum line", found="none")
+        if not self.logs:
+            raise Malformed(self.what, expected="at least one log line", found="none")
+        require_distinct([*self.logs, *self.witnesses.values(), *self.certificate_keys])
+        unknown = set(self.ranges) - {key.key_id.hex() for key in self.logs}
+        if unknown:
+            raise Malformed(self.what, expected="ranges of keys that a log line names", found=", ".join(unknown))
+        return Policy(
+            tuple(self._log_keys()), self.witnesses, self.groups, self.quorum, tuple(self.certificate_keys), digest
+        )
+
+    def _log_keys(self) -> Iterator[LogKey]:
+        for key in self.logs:
+            known = self.ranges.get(key.key_id.hex())
+            yield LogKey(key, *known, is_required=True) if known else LogKey(key)

@@ -1,0 +1,104 @@
+"""Reading a published log: tiles with fallback from partial to full, nodes for proofs, entries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ledger.errors import LogDamaged, NotYetSigned, ObjectMissing
+from ledger.files import Source
+from ledger.hashing import EMPTY_ROOT, FIRST_LINK, HASH_BYTES, perfect_root
+from ledger.proofs import Node, prove_consistency, prove_inclusion, range_root
+from ledger.tiles import CHAIN, ENTRIES, LEVEL_MAX, TILE_BITS, TILE_BYTES, TILE_WIDTH, Tile, decode_bundle, tile_at
+
+_TILES_KEPT_MAX = 64
+
+
+class LogReader:
+    """The log at one tree size. Nothing that it returns is verified: proofs and roots must be compared by the caller."""
+
+    def __init__(self, source: Source, tree_size: int) -> None:
+        self.source = source
+        self.tree_size = tree_size
+        self._tiles: dict[Tile, bytes] = {}
+
+    def tile_bytes(self, tile: Tile) -> bytes:
+        """The bytes of a hash tile or chain file; a missing partial is cut from the full one (tlog-tiles)."""
+        data = self.source.read(tile.path)
+        if data is not None:
+            expected = tile.width * HASH_BYTES
+            if len(data) != expected:
+                raise LogDamaged(tile.path, expected=f"{expected} bytes", found=len(data))
+            return data
+        full = self.source.read(tile.full.path) if tile.width < TILE_WIDTH else None
+        if full is None:
+            raise ObjectMissing(tile.path, expected=f"the file, as tree size {self.tree_size} needs it", found="none")
+        if len(full) != TILE_BYTES:
+            raise LogDamaged(tile.full.path, expected=f"{TILE_BYTES} bytes", found=len(full))
+        return full[: tile.width * HASH_BYTES]
+
+    def bundle(self, number: int) -> list[bytes]:
+        """The entries of one bundle as far as the tree goes."""
+        tile = tile_at(ENTRIES, number, self.tree_size)
+        data = self.source.read(tile.path)
+        if data is not None:
+            return decode_bundle(tile.path, data, tile.width)
+        full = self.source.read(tile.full.path) if tile.width < TILE_WIDTH else None
+        if full is None:
+            raise ObjectMissing(tile.path, expected=f"the file, as tree size {self.tree_size} needs it", found="none")
+        return decode_bundle(tile.full.path, full, TILE_WIDTH)[: tile.width]
+
+    def entry(self, leaf_index: int) -> bytes:
+        """One entry; raises `NotYetSigned` beyond the tree."""
+        if not 0 <= leaf_index < self.tree_size:
+            raise NotYetSigned(f"entry {leaf_index}", expected=f"a leaf index below the signed size {self.tree_size}")
+        number, at = divmod(leaf_index, TILE_WIDTH)
+        return self.bundle(number)[at]
+
+    def entries(self, start: int, end: int) -> Iterator[tuple[int, bytes]]:
+        """Leaf index and bytes of the entries of `[start, end)`."""
+        for number in range(start // TILE_WIDTH, -(-end // TILE_WIDTH)):
+            first = number * TILE_WIDTH
+            bundle = self.bundle(number)
+            yield from (
+                (first + at, entry) for at, entry in enumerate(bundle) if start <= first + at < min(end, self.tree_size)
+            )
+
+    def nodes(self, nodes: Sequence[Node]) -> list[bytes]:
+        """The hashes of perfect sub-trees."""
+        return [self._node(node) for node in nodes]
+
+    def _node(self, node: Node) -> bytes:
+        level, rest = divmod(node.level, TILE_BITS)
+        if level > LEVEL_MAX:
+            raise LogDamaged(f"node {node.index} of level {node.level}", expected="one within 2^64 leaves")
+        first = node.index << rest
+        number, at = divmod(first, TILE_WIDTH)
+        tile = tile_at(level, number, self.tree_size)
+        data = self._tiles.get(tile)
+        if data is None:
+            if len(self._tiles) >= _TILES_KEPT_MAX:
+                self._tiles.clear()
+            data = self._tiles[tile] = self.tile_bytes(tile)
+        hashes = [data[i * HASH_BYTES : (i + 1) * HASH_BYTES] for i in range(at, at + (1 << rest))]
+        return perfect_root(hashes)
+
+    def root(self, tree_size: int | None = None) -> bytes:
+        """Root over the first leaves, from the hash tiles."""
+        size = self.tree_size if tree_size is None else tree_size
+        return range_root(0, size, self.nodes) if size else EMPTY_ROOT
+
+    def link(self, tree_size: int) -> bytes:
+        """The chain's link after `tree_size` entries, as published."""
+        if tree_size == 0:
+            return FIRST_LINK
+        number, at = divmod(tree_size - 1, TILE_WIDTH)
+        data = self.tile_bytes(tile_at(CHAIN, number, self.tree_size))
+        return data[at * HASH_BYTES : (at + 1) * HASH_BYTES]
+
+    def inclusion_proof(self, leaf_index: int, tree_size: int | None = None) -> list[bytes]:
+        size = self.tree_size if tree_size is None else tree_size
+        return prove_inclusion(leaf_index, size, self.nodes)
+
+    def consistency_proof(self, old_size: int, new_size: int | None = None) -> list[bytes]:
+        size = self.tree_size if new_size is None else new_size
+        return prove_consistency(old_size, size, self.nodes)
