@@ -143,7 +143,7 @@ async def reading(settings: PostgresSettings, tenant: str) -> AsyncIterator[Conn
         raise unavailable(err) from err
 
 
-async def rows(connection: Connection, query: str, arguments: list[Any]) -> list[dict[str, Any]]:
+async def rows(connection: Connection, query: str, arguments: list[Any] | dict[str, Any]) -> list[dict[str, Any]]:
     """The rows of a query, by the names of its columns."""
     async with connection.cursor(row_factory=dict_row) as cursor:
         await cursor.execute(query, arguments)

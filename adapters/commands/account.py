@@ -1,0 +1,51 @@
+"""`tally account`: a token account's balance and statement."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+
+import msgspec
+
+from adapters.errors import TallyError
+from adapters.postgres_queries import Statement, statement
+from adapters.settings import Settings
+from adapters.which_tenant import which_tenant
+from bus.subjects import require_token
+from projections.read_models import TREASURY
+
+HELP = "a token account: its balance and its statement in double entry"
+LINES_MAX = 10_000
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("player", help=f"whose account: a player's id, or {TREASURY}")
+    parser.add_argument("-n", type=int, default=20, metavar="LINES", help="how many of the newest movements (20)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.epilog = f"examples:\n  tally account b19\n  tally account {TREASURY} -n 5 --json"
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the statement; an unknown account is wrong use."""
+    if not 1 <= args.n <= LINES_MAX:
+        raise TallyError(f"-n is {args.n}, wanted 1 to {LINES_MAX}")
+    settings = Settings.load(args.data, need=("postgres_dsn",))
+    tenant = which_tenant(settings, args.tenant)
+    account = args.player if args.player == TREASURY else require_token("the player", args.player)
+    found = asyncio.run(statement(settings, tenant, account, args.n))
+    print(msgspec.json.encode(found).decode() if args.json else _text(found))
+    return 0
+
+
+def _text(found: Statement) -> str:
+    lines = [f"account {found.account}: {found.balance:,} tokens, {found.postings_total:,} movements"]
+    if len(found.postings) < found.postings_total:
+        lines.append(f"the newest {len(found.postings):,}:")
+    for posting in found.postings:
+        balance = "" if posting.balance is None else f"{posting.balance:,}"
+        lines.append(
+            f"  {posting.at:%Y-%m-%d %H:%M:%S}Z {posting.amount:>+12,} {balance:>12}  "
+            f"{posting.counterparty}  {posting.reason}".rstrip()
+        )
+    return "\n".join(lines)

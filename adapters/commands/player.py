@@ -1,0 +1,56 @@
+"""`tally player`: a player's page."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+
+import msgspec
+
+from adapters.commands.leaderboard import duration
+from adapters.postgres_queries import Attempt, PlayerPage, player_page
+from adapters.settings import Settings
+from adapters.which_tenant import which_tenant
+from bus.subjects import require_token
+
+HELP = "a player's page: profile, XP, level, badges, attempts and their steps"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("player", help="the player's id")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.epilog = "example:\n  tally player b19"
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the page; an unknown player is wrong use."""
+    settings = Settings.load(args.data, need=("postgres_dsn",))
+    tenant = which_tenant(settings, args.tenant)
+    page = asyncio.run(player_page(settings, tenant, require_token("the player", args.player)))
+    print(msgspec.json.encode(page).decode() if args.json else _text(page))
+    return 0
+
+
+def _text(page: PlayerPage) -> str:
+    lines = [
+        f"player      {page.player}",
+        f"region      {page.region or '-'}",
+        f"cohort      {page.cohort or '-'}",
+        f"registered  {page.registered_at:%Y-%m-%d %H:%M:%S}Z",
+        f"XP          {page.xp:,} (level {page.level})",
+        f"balance     {page.balance:,} tokens",
+        f"badges      {', '.join(badge.badge for badge in page.badges) or '-'}",
+    ]
+    for attempt in page.attempts:
+        lines += ["", _headline(attempt)]
+        lines += [f"  {step.step:<12} {duration(step.elapsed_ms):>12}" for step in attempt.steps]
+    return "\n".join(lines)
+
+
+def _headline(attempt: Attempt) -> str:
+    took = f" in {duration(attempt.elapsed_ms)}" if attempt.elapsed_ms is not None else ""
+    divisions = f" ({', '.join(attempt.divisions)})" if attempt.divisions else ""
+    return (
+        f"{attempt.quest}, attempt {attempt.attempt}: {attempt.status}{took}{divisions}, {attempt.steps_reached} steps"
+    )
