@@ -2,7 +2,6 @@
 
 import errno
 import json
-import os
 import shutil
 import tempfile
 from contextlib import suppress
@@ -10,9 +9,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
-from adapters.embedded_process import make_directory
 from adapters.embedded_servers import EmbeddedServer, NatsServer, PostgresServer, ValkeyServer
 from adapters.errors import TallyError
+from adapters.files import make_directory, write_atomically
 
 PORTS_FILE = "ports.json"
 FREE_BYTES_MIN = 300_000_000
@@ -114,14 +113,3 @@ def check_data_dir(data_dir: Path) -> None:
             f"{data_dir} has {free // 1_000_000} MB free, {FREE_BYTES_MIN // 1_000_000} MB are needed: "
             "free some space or choose another --data"
         )
-
-
-def write_atomically(path: Path, text: str, mode: int = 0o600) -> None:
-    """Write a whole file or nothing: beside its place, flushed to the disk, then renamed."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)

@@ -10,7 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from adapters.errors import ServerFailed, TallyError
+from adapters.errors import ServerFailed
+from adapters.files import make_directory
 
 # PR_SET_PDEATHSIG follows the parent THREAD: all children are started by this one, which lives as long as the process.
 _SPAWNER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tally-spawner")
@@ -131,14 +132,3 @@ def python_path() -> str:
     root = str(Path(__file__).resolve().parent.parent)
     others = [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part and part != root]
     return os.pathsep.join([root, *others])
-
-
-def make_directory(path: Path, mode: int = 0o755) -> Path:
-    """Make `path` and its parents; raises TallyError in one line when that cannot be."""
-    try:
-        path.mkdir(mode=mode, parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as err:
-        raise TallyError(f"{path} or a part of it is a file, a directory is needed: choose another --data") from err
-    except OSError as err:
-        raise TallyError(f"{path} cannot be made ({err.strerror}): choose another --data or mend this one") from err
-    return path

@@ -12,8 +12,9 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 
 from adapters import embedded_probe
-from adapters.embedded_process import Child, make_directory
+from adapters.embedded_process import Child
 from adapters.errors import ServerFailed, TallyError
+from adapters.files import make_directory
 
 START_WITHIN_S = 60.0
 MAX_PAYLOAD = "1MB"
@@ -76,18 +77,27 @@ class EmbeddedServer(ABC):
                 return
         raise ServerFailed(f"{self.name} found no free port in {embedded_probe.PORTS_TRIED} tries: see {self.log_path}")
 
-    def restart(self) -> None:
-        """Start again on the same port: clients hold its address."""
-        self._start_on(self.port)
+    def restart(self) -> Child:
+        """Start again on the same port, as clients hold its address, without waiting until it serves."""
+        self.prepare()
+        return self._spawn_on(self.port)
 
     def stop(self) -> None:
         if self.child is not None:
             self.child.stop(within_s=30.0)
 
-    def _serves(self) -> bool:
+    def serves(self) -> bool:
         return self.child is not None and self.child.log_holds(self.ready_words) and self.answers()
 
     def _start_on(self, port: int) -> None:
+        child = self._spawn_on(port)
+        try:
+            child.wait_until(self.serves, START_WITHIN_S)
+        except ServerFailed:
+            child.stop(within_s=1.0)
+            raise
+
+    def _spawn_on(self, port: int) -> Child:
         self.port = port
         self.child = Child(
             name=self.name,
@@ -100,11 +110,7 @@ class EmbeddedServer(ABC):
             keep_open=self._keep_open,
         )
         self.child.start()
-        try:
-            self.child.wait_until(self._serves, START_WITHIN_S)
-        except ServerFailed:
-            self.child.stop(within_s=1.0)
-            raise
+        return self.child
 
 
 class NatsServer(EmbeddedServer):

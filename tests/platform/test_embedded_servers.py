@@ -5,8 +5,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pytest
 
@@ -16,36 +14,13 @@ from adapters.embedded_process import Child
 from adapters.embedded_servers import find_nats_server, find_postgres_bin, find_valkey_server, version_of
 from adapters.errors import ServerFailed, TallyError
 from adapters.settings import Settings
+from tests.platform.processes import processes_of, wait_for
 
 
 def one_line(error: BaseException) -> str:
     text = str(error)
     assert "\n" not in text
     return text
-
-
-def processes_of(directory: Path) -> list[str]:
-    """The command lines of all living processes that name `directory` or work in it."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                place = (entry / "cwd").readlink()  # PostgreSQL and Valkey rewrite their command lines
-            except OSError:
-                continue
-            if str(directory) in line or place.is_relative_to(directory):
-                found.append(line)
-    return found
-
-
-def wait_for(condition, within_s: float = 10.0) -> bool:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 def test_all_three_servers_answer_in_their_own_protocol(servers):
