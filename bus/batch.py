@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 from bus import subjects
@@ -97,7 +97,7 @@ class Batch:
         self.messages: list[Message] = []
         self.answers: list[Answer] = []
         self.foreign_written: set[Key] = set()
-        self.refused_by_foreign = False
+        self.doubtful: set[Key] = set()
         self._tenant = tenant
         self._source = source_of(tenant)
         self._recorded_time = recorded_time
@@ -127,9 +127,9 @@ class Batch:
         self.answers.append(RefusedAnswer(command_id, subject, code, message))
 
     def note_refusal(self, plan: Plan) -> None:
-        """Note whether a refusal looked at aggregates of other partitions, which may be out of date here."""
+        """Note what a refusal looked at that others write: it may be out of date here, and the refusal wrong."""
         keys = (*plan.writes, *plan.reads, *plan.facts)
-        self.refused_by_foreign = self.refused_by_foreign or any(self._is_foreign(key.id) for key in keys)
+        self.doubtful.update(key for key in keys if key.aggregate in catalogue.SHARED or self._is_foreign(key.id))
 
     def decide(self, request: CommandRequest, plan: Plan) -> None:
         """Decide one command; raises `Refused`, or `BatchFull` before anything of the command is taken in."""
@@ -179,13 +179,17 @@ class Batch:
         expected = 0 if head is None else head.stream_seq
         self.messages.append(Message(subjects.inbox(self._tenant, partition), body, expected, None))
 
-    def subjects_read(self, *, foreign_only: bool) -> dict[str, tuple[Key, int]]:
-        """Subject -> (aggregate, last sequence that we know of) of every aggregate that the batch looked at."""
+    def subjects_of(self, keys: Iterable[Key]) -> dict[str, tuple[Key, int]]:
+        """Subject -> (aggregate, last sequence that we know of) of aggregates that the batch looked at."""
         return {
-            subjects.event(self._tenant, key.aggregate, key.id): (key, draft.actor.stream_seq)
-            for key, draft in self._drafts.items()
-            if not foreign_only or self._is_foreign(key.id)
+            subjects.event(self._tenant, key.aggregate, key.id): (key, self._drafts[key].actor.stream_seq)
+            for key in keys
         }
+
+    @property
+    def looked_at(self) -> Collection[Key]:
+        """Every aggregate that the batch looked at."""
+        return self._drafts.keys()
 
     def refs(self, first_seq: int) -> list[EventRef]:
         """What outcomes say of each message but the last, the batch beginning at this sequence."""

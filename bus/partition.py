@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AsyncExitStack
 from functools import lru_cache
 from typing import Final, NamedTuple
@@ -86,6 +86,8 @@ class Partition:
         self._new_id = new_id
         self._own = OwnerCache(owners_max)
         self._foreign: dict[str, Owner] = {}
+        self._is_stopping = False
+        self._taking: asyncio.Future[list[Delivery]] | None = None
         self._contended: set[Key] = set()
         self._head: InboxHead | None = None
         self._refusals: dict[str, tuple[str, str, int]] = {}
@@ -96,8 +98,8 @@ class Partition:
         return len(self._own)
 
     async def run(self) -> None:
-        """Take, decide, commit, answer; for ever."""
-        while True:
+        """Take, decide, commit, answer, until `stop` is called."""
+        while not self._is_stopping:
             await self.take_over()
             source = await self._commands.open(self.number, self.decided_seq)
             try:
@@ -107,6 +109,12 @@ class Partition:
                 await asyncio.sleep(random.uniform(0.05, 0.3))  # noqa: S311 - jitter
             finally:
                 await source.close()
+
+    def stop(self) -> None:
+        """Let `run` return: at once when it waits for commands, else when the current batch is answered."""
+        self._is_stopping = True
+        if self._taking is not None:
+            self._taking.cancel()
 
     async def take_over(self) -> None:
         """Read where the partition stands: its inbox, whom it has refused lately, who has a history."""
@@ -123,9 +131,17 @@ class Partition:
 
     async def _follow(self, source: CommandSource) -> None:
         waiting: list[Delivery] = []
-        while True:
+        while not self._is_stopping:
             if not waiting:
-                waiting = await source.take(MESSAGES_MAX)
+                self._taking = asyncio.ensure_future(source.take(MESSAGES_MAX))
+                try:
+                    waiting = await self._taking
+                except asyncio.CancelledError:
+                    if self._is_stopping:
+                        return
+                    raise
+                finally:
+                    self._taking = None
             done = await self.process(waiting)
             del waiting[:done]
 
@@ -143,11 +159,11 @@ class Partition:
                 if not batch.foreign_written <= held:
                     held |= batch.foreign_written
                     await self._lock(locks, held)
-                    await self._refresh(batch)
+                    await self._refresh(batch, batch.looked_at)
                     continue
-                if batch.refused_by_foreign and not is_fresh:
+                if batch.doubtful and not is_fresh:
                     is_fresh = True
-                    if await self._refresh(batch, foreign_only=True):
+                    if await self._refresh(batch, batch.doubtful):
                         continue
                 first_seq = await self._commit(batch, deliveries[:count])
                 if first_seq is not None:
@@ -251,7 +267,7 @@ class Partition:
             first_seq = await self._store.append(batch_id, batch.messages)
         except Conflict:
             await self._require_own_inbox()
-            await self._refresh(batch)
+            await self._refresh(batch, batch.looked_at)
             return None
         except OutcomeUnknown:
             head = await self._store.inbox_head(self.number)
@@ -280,9 +296,9 @@ class Partition:
         if (head.stream_seq if head else 0) != (self._head.stream_seq if self._head else 0):
             raise Overtaken
 
-    async def _refresh(self, batch: Batch, *, foreign_only: bool = False) -> bool:
-        """Forget every owner that the batch looked at and somebody else has written since; True if there is one."""
-        looked_at = batch.subjects_read(foreign_only=foreign_only)
+    async def _refresh(self, batch: Batch, keys: Collection[Key]) -> bool:
+        """Forget every owner of these aggregates whom somebody else has written since; True if there is one."""
+        looked_at = batch.subjects_of(keys)
         seqs = await self._store.last_seqs(looked_at)
         changed = {key.id for subject, (key, seq) in looked_at.items() if seqs.get(subject, 0) != seq}
         for owner_id in changed:

@@ -93,6 +93,9 @@ EVENTS: dict[str, type] = {
 #: Type of an event -> stored name.
 STORED_NAMES: dict[type, str] = {kind: name for name, kind in EVENTS.items()}
 
+#: Aggregates that commands of other owners write too: an account by a transfer, a quest by taking its supply.
+SHARED: frozenset[str] = frozenset({"token", "quest"})
+
 _INITIAL: dict[str, State] = {"quest": quest.INITIAL, "player": player.INITIAL, "token": token.INITIAL}
 
 

@@ -12,6 +12,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from adapters.jetstream.connection import API_TIMEOUT_S, api
+from bus import subjects
 from bus.errors import StoreUnavailable, WrongStream
 
 PULL_MESSAGES: Final = 2_000
@@ -44,6 +45,7 @@ class PullReader:
         self._arrived = asyncio.Event()
         self._asked = 0
         self._is_broken = True
+        self._reconnects = 0
 
     async def take(self, count_max: int, *, timeout_s: float | None = None) -> list[tuple[int, Msg]]:
         """At least one (sequence, message), at most so many; an empty list only when `timeout_s` passed."""
@@ -51,7 +53,8 @@ class PullReader:
         deadline = None if timeout_s is None else loop.time() + timeout_s
         heard_at = loop.time()
         while not self._buffer:
-            if self._is_broken or loop.time() - heard_at > SILENCE_MAX_S:
+            is_reconnected = self._client.stats["reconnects"] != self._reconnects
+            if self._is_broken or is_reconnected or loop.time() - heard_at > SILENCE_MAX_S:
                 await self._restart()
                 heard_at = loop.time()
             await self._ask()
@@ -96,6 +99,7 @@ class PullReader:
             message = f"stream {self._stream} cannot be read: {answer['error'].get('description')}"
             raise WrongStream(message)
         self._consumer = answer["name"]
+        self._reconnects = self._client.stats["reconnects"]
         self._consumer_seq = 0
         self._asked = 0
         self._is_broken = False
@@ -266,3 +270,17 @@ async def stream_names(client: Client) -> Sequence[str]:
         names += page
         if not page or len(names) >= int(answer.get("total", 0)):
             return names
+
+
+async def find_event(client: Client, tenant: str, event_id: str) -> int:
+    """The stream sequence of an event, from its id `<aggregate>.<id>.<version>`; raises `WrongStream` if unknown."""
+    aggregate, _, rest = event_id.partition(".")
+    owner, _, version = rest.partition(".")
+    if not (subjects.is_token(aggregate) and subjects.is_token(owner) and version.isdecimal()):
+        message = f"event id is {event_id[:80]!r}, wanted <aggregate>.<id>.<version>, like player.b19.12"
+        raise WrongStream(message)
+    found = await history(client, subjects.events_stream(tenant), subjects.event(tenant, aggregate, owner))
+    if not 1 <= int(version) <= len(found):
+        message = f"{aggregate}/{owner} of {tenant} has {len(found)} events, there is no {event_id}"
+        raise WrongStream(message)
+    return found[int(version) - 1][0]

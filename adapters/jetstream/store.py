@@ -133,4 +133,3 @@ class JetStreamOutbox:
         """Publish outcomes; a sender that is gone does not hear them."""
         for subject, body in outcomes:
             await self._client.publish(subject, body)
-        await self._client.flush()

@@ -1,0 +1,146 @@
+"""`tally run GROUP`: one process of the installation; the composition root, where ports meet their adapters."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib
+import logging
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import nats.errors
+from nats.aio.client import Client
+
+from adapters.errors import TallyError
+from adapters.feed import SharedRead, keep_following, keep_pumping
+from adapters.jetstream import streams
+from adapters.jetstream.connection import connect
+from adapters.settings import Settings
+from adapters.worker import OWNERS_MAX, Worker
+from bus.errors import BusError, WrongStream
+from bus.follower import Follower
+
+HELP = "run one process: worker, signer, leaderboards, readmodels, analytics, or several followers together"
+
+log = logging.getLogger(__name__)
+
+WORKER: Final = "worker"
+#: Follower -> (module, class, setting that must be known); a process imports only what it hosts.
+FOLLOWERS: Final[dict[str, tuple[str, str, tuple[str, ...]]]] = {
+    "signer": ("adapters.signer", "Signer", ("log_dir", "keys_dir")),
+    "leaderboards": ("adapters.redis_boards", "LeaderboardFollower", ("redis_url",)),
+    "readmodels": ("adapters.postgres", "ReadModelFollower", ("postgres_dsn",)),
+    "analytics": ("adapters.iceberg", "AnalyticsFollower", ("iceberg_catalog_uri", "iceberg_warehouse")),
+}
+TENANTS_EVERY_S: Final = 1.0
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """`GROUP` is what the process hosts, separated by commas."""
+    parser.epilog = "example:\n  tally run worker\n  tally run signer,leaderboards,readmodels,analytics"
+    parser.add_argument("group", metavar="GROUP", help=f"of: {', '.join((WORKER, *FOLLOWERS))}; commas between")
+    parser.add_argument(
+        "--owners-max",
+        type=int,
+        default=int(os.environ.get("TALLY_OWNERS_MAX", OWNERS_MAX)),
+        metavar="N",
+        help="players that a worker keeps in memory (TALLY_OWNERS_MAX; default %(default)s)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until SIGTERM or SIGINT; creates the file TALLY_READY_FILE when everything serves."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    names = [name for name in args.group.split(",") if name]
+    unknown = [name for name in names if name != WORKER and name not in FOLLOWERS]
+    if unknown or not names:
+        wanted = ", ".join((WORKER, *FOLLOWERS))
+        message = f"process group {args.group!r} names {unknown or 'nothing'}, wanted some of {wanted}"
+        raise TallyError(message)
+    followers = [name for name in names if name != WORKER]
+    need = {"nats_url", *(field for name in followers for field in FOLLOWERS[name][2])}
+    settings = Settings.load(args.data, need=sorted(need))
+    asyncio.run(_serve(settings, names, args.owners_max))
+    return 0
+
+
+async def _serve(settings: Settings, names: list[str], owners_max: int) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    ready = [asyncio.Event() for _ in range((WORKER in names) + any(name != WORKER for name in names))]
+    async with asyncio.TaskGroup() as group:
+        waiting = iter(ready)
+        if WORKER in names:
+            group.create_task(Worker(settings.nats_url, owners_max=owners_max).run(stop, next(waiting)))
+        followers = [name for name in names if name != WORKER]
+        if followers:
+            group.create_task(_follow_all_tenants(settings, followers, stop, next(waiting)))
+        for event in ready:
+            await event.wait()
+        _say_ready()
+
+
+async def _follow_all_tenants(settings: Settings, names: list[str], stop: asyncio.Event, ready: asyncio.Event) -> None:
+    """Follow every tenant's events; a tenant that is created meanwhile is taken up within a second."""
+    client = await connect(settings.nats_url, f"tally-{'-'.join(names)}")
+    makers = [_maker(name) for name in names]
+    followed: dict[str, list[asyncio.Task[None]]] = {}
+    try:
+        while not stop.is_set():
+            try:
+                for tenant in await streams.tenants(client):
+                    if tenant not in followed:
+                        followed[tenant] = await _follow_tenant(client, settings, tenant, makers, stop)
+            except (BusError, nats.errors.Error, TimeoutError) as err:
+                log.warning("%s", err)
+            ready.set()
+            try:
+                await asyncio.wait_for(stop.wait(), TENANTS_EVERY_S)
+            except TimeoutError:
+                continue
+    finally:
+        await _end(followed)
+        await client.close()
+
+
+async def _follow_tenant(
+    client: Client, settings: Settings, tenant: str, makers: list[Callable[[Settings], Follower]], stop: asyncio.Event
+) -> list[asyncio.Task[None]]:
+    """The tasks of one tenant: the read first; none when its streams are not as they must be."""
+    try:
+        described = await streams.describe(client, tenant)
+    except WrongStream as err:
+        log.error("tenant %s is refused until the next start: %s", tenant, err)  # noqa: TRY400 - one line says it all
+        return []
+    read = SharedRead(client, tenant)
+    tasks = [asyncio.create_task(keep_pumping(read, tenant))]
+    for make in makers:
+        following = keep_following(client, tenant, described.events, read, make(settings), stop)
+        tasks.append(asyncio.create_task(following))
+    return tasks
+
+
+async def _end(followed: dict[str, list[asyncio.Task[None]]]) -> None:
+    """Let followers commit what waits, then end the reads that fed them."""
+    for pump, *followers in filter(None, followed.values()):
+        await asyncio.gather(*followers, return_exceptions=True)
+        pump.cancel()
+        await asyncio.gather(pump, return_exceptions=True)
+
+
+def _maker(name: str) -> Callable[[Settings], Follower]:
+    module, kind, _ = FOLLOWERS[name]
+    make: Callable[[Settings], Follower] = getattr(importlib.import_module(module), kind)
+    return make
+
+
+def _say_ready() -> None:
+    path = os.environ.get("TALLY_READY_FILE")
+    if path:
+        Path(path).touch()

@@ -1,0 +1,53 @@
+"""`tally tenant create|list`: franchises whose data are isolated from each other."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+
+from adapters.jetstream.streams import PARTITIONS_DEFAULT
+from adapters.settings import Settings
+from adapters.tenants import create_tenant, list_tenants
+
+HELP = "create a tenant, or list them"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """`create NAME` and `list`."""
+    parser.epilog = "example:\n  tally tenant create boston\n  tally tenant list --json"
+    parser.add_argument("--json", action="store_true", help="print one JSON value")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="create|list")
+    create = actions.add_parser("create", help="create a tenant; one that is there already is left as it is")
+    create.add_argument("name", metavar="NAME", help="letters, digits, '-' and '_', up to 64")
+    create.add_argument("--partitions", type=int, default=PARTITIONS_DEFAULT, metavar="N", help="fixed for ever")
+    create.add_argument(
+        "--intake",
+        choices=("fast", "durable"),
+        default="fast",
+        help="fast: an acknowledged command is received; durable: it is on disk",
+    )
+    create.add_argument("--replicas", type=int, choices=(1, 3, 5), default=1, help="of the streams, in a cluster")
+    actions.add_parser("list", help="the tenants of this installation")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Create or list."""
+    settings = Settings.load(args.data, need=("nats_url",))
+    if args.action == "list":
+        rows = asyncio.run(list_tenants(settings))
+        if args.json:
+            print(json.dumps(rows))
+        for row in () if args.json else rows:
+            print(f"{row['tenant']:<20} {row['events']:>12,} events  {row['partitions']} partitions  {row['intake']}")
+        return 0
+    is_new = asyncio.run(
+        create_tenant(
+            settings, args.name, partitions=args.partitions, intake=args.intake, replicas=args.replicas
+        )
+    )
+    if args.json:
+        print(json.dumps({"tenant": args.name, "created": is_new}))
+    else:
+        print(f"tenant {args.name} {'created' if is_new else 'was there already; nothing changed'}")
+    return 0

@@ -1,0 +1,66 @@
+"""Tenants: everything that one needs, provisioned in seconds, and which one a command means."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from adapters.errors import TallyError
+from adapters.jetstream import streams
+from adapters.jetstream.connection import connect
+from adapters.settings import Settings
+
+
+async def create_tenant(
+    settings: Settings,
+    name: str,
+    *,
+    partitions: int = streams.PARTITIONS_DEFAULT,
+    intake: streams.Intake = "fast",
+    replicas: int = 1,
+) -> bool:
+    """Create a tenant's streams and keys where they are missing; returns whether the tenant is new.
+
+    The read-model schema, the namespace of the lake, the Redis keys and the log are made by those who write them, when
+    they first see the tenant.
+    """
+    client = await connect(settings.nats_url, "tally-tenant")
+    try:
+        return await streams.create_tenant(client, name, partitions=partitions, intake=intake, replicas=replicas)
+    finally:
+        await client.close()
+
+
+async def list_tenants(settings: Settings) -> list[dict[str, Any]]:
+    """Every tenant with its partitions, its intake and how many events it has."""
+    client = await connect(settings.nats_url, "tally-tenant")
+    try:
+        return [await _summary(client, name) for name in await streams.tenants(client)]
+    finally:
+        await client.close()
+
+
+async def _summary(client: Any, name: str) -> dict[str, Any]:
+    tenant = await streams.describe(client, name)
+    info = await streams.stream_info(client, tenant.events.name)
+    return {
+        "tenant": name,
+        "partitions": tenant.partitions,
+        "intake": tenant.intake,
+        "events": info["state"]["last_seq"],
+        "created": tenant.events.created,
+    }
+
+
+def chosen_tenant(settings: Settings, name: str | None) -> str:
+    """The tenant that a command means: the named one, else the only one there is."""
+    if name:
+        return name
+    found = [row["tenant"] for row in asyncio.run(list_tenants(settings))]
+    if len(found) == 1:
+        return str(found[0])
+    have = ", ".join(found) if found else "none"
+    message = f"which tenant? there is {have}: name one with --tenant, or create one with tally tenant create NAME"
+    raise TallyError(message)
+
+
