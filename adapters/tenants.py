@@ -1,11 +1,9 @@
-"""Tenants: everything that one needs, provisioned in seconds, and which one a command means."""
+"""Tenants: everything that one needs, provisioned in seconds."""
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
-from adapters.errors import TallyError
 from adapters.jetstream import streams
 from adapters.jetstream.connection import connect
 from adapters.settings import Settings
@@ -50,17 +48,3 @@ async def _summary(client: Any, name: str) -> dict[str, Any]:
         "events": info["state"]["last_seq"],
         "created": tenant.events.created,
     }
-
-
-def chosen_tenant(settings: Settings, name: str | None) -> str:
-    """The tenant that a command means: the named one, else the only one there is."""
-    if name:
-        return name
-    found = [row["tenant"] for row in asyncio.run(list_tenants(settings))]
-    if len(found) == 1:
-        return str(found[0])
-    have = ", ".join(found) if found else "none"
-    message = f"which tenant? there is {have}: name one with --tenant, or create one with tally tenant create NAME"
-    raise TallyError(message)
-
-

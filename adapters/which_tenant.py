@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from adapters.errors import TallyError
 from adapters.settings import Settings
 from bus.subjects import require_token
 
 
 def which_tenant(settings: Settings, named: str | None) -> str:
-    """The named tenant, else the only one; raises `TallyError` when there are several or none."""
+    """The named tenant, else the only one that there is; raises `TallyError` when there are several or none."""
     if named:
         return require_token("the tenant", named)
-    if len(settings.tenants) == 1:
-        return settings.tenants[0]
-    found = ", ".join(settings.tenants) or "none"
-    raise TallyError(f"which tenant? this installation has {found}: name one with --tenant or TALLY_TENANT")
+    names = list(settings.tenants)
+    if len(names) != 1 and settings.nats_url:
+        from adapters.tenants import list_tenants  # noqa: PLC0415 - the auditors' commands run without NATS
+
+        names = [row["tenant"] for row in asyncio.run(list_tenants(settings))]
+    if len(names) == 1:
+        return names[0]
+    found = ", ".join(names) or "none"
+    raise TallyError(f"which tenant? there is {found}: name one with --tenant or TALLY_TENANT, or tally tenant create")

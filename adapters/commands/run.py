@@ -33,7 +33,7 @@ WORKER: Final = "worker"
 FOLLOWERS: Final[dict[str, tuple[str, str, tuple[str, ...]]]] = {
     "signer": ("adapters.signer", "Signer", ("log_dir", "keys_dir")),
     "leaderboards": ("adapters.redis_boards", "LeaderboardFollower", ("redis_url",)),
-    "readmodels": ("adapters.postgres", "ReadModelFollower", ("postgres_dsn",)),
+    "readmodels": ("adapters.postgres_readmodels", "ReadModelFollower", ("postgres_dsn",)),
     "analytics": ("adapters.iceberg", "AnalyticsFollower", ("iceberg_catalog_uri", "iceberg_warehouse")),
 }
 TENANTS_EVERY_S: Final = 1.0

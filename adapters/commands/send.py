@@ -13,7 +13,7 @@ from adapters.errors import TallyError
 from adapters.jetstream.connection import connect
 from adapters.jetstream.store import REPLY_TO_HEADER
 from adapters.settings import Settings
-from adapters.tenants import chosen_tenant
+from adapters.which_tenant import which_tenant
 from bus import subjects
 from domain.catalogue import COMMANDS
 
@@ -41,7 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """0 when the command was accepted, 1 when it was refused."""
     settings = Settings.load(args.data, need=("nats_url",))
-    tenant = chosen_tenant(settings, args.tenant)
+    tenant = which_tenant(settings, args.tenant)
     try:
         data = json.loads(args.data_json)
     except ValueError as err:
