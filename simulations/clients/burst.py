@@ -11,7 +11,7 @@ It reads one JSON order per line from standard input, answers each with one JSON
     {"do": "complete", "at": 1763721000.5}   publish them all at that moment (seconds since 1970), as fast as possible
     {"do": "load"}        publish them for a backlog: each acknowledged by JetStream, no outcome waited for
 
-Latencies count from the intended start, whatever a publish had to wait for. Every tenth publish asks for JetStream's own
+Latencies count from the intended start, whatever a publish waited for. Every tenth publish asks for JetStream's own
 acknowledgement (on one connection it covers the ones before it); every command waits for its outcome.
 """
 

@@ -1,0 +1,1 @@
+"""Measurements: `make bench` prints a table and writes benchmarks/results.json (DESIGN.md 13)."""
