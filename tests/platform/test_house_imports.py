@@ -1,0 +1,115 @@
+"""The direction of imports (DESIGN.md 9): who may know whom, and where each third-party client may be spoken to."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.platform.source_tree import PACKAGES, ROOT, imported_modules, python_files
+
+# Which of our packages each package may import, besides itself.
+MAY_IMPORT: dict[str, set[str]] = {
+    "domain": set(),
+    "ledger": set(),
+    "bus": {"domain"},
+    "projections": {"bus", "domain"},
+    "adapters": {"bus", "domain", "ledger", "projections"},
+    "simulations": {"adapters", "bus", "domain", "ledger", "projections"},
+}
+# Stand for outside services in any language: they know NATS and JSON, and nothing of ours.
+OUTSIDE_CLIENTS = Path("simulations/clients")
+# Where each third-party client may be imported; the beginnings of paths.
+CLIENT_PLACES: dict[str, tuple[str, ...]] = {
+    "nats": (
+        "adapters/jetstream/",
+        "adapters/feed.py",
+        "adapters/worker.py",
+        "adapters/commands/run.py",
+        "simulations/clients/",
+        "benchmarks/",
+    ),
+    "redis": ("adapters/redis", "benchmarks/"),
+    "valkey": (),
+    "psycopg": ("adapters/postgres", "benchmarks/"),
+    "pyiceberg": ("adapters/iceberg", "benchmarks/"),
+    "pyarrow": ("adapters/iceberg", "benchmarks/"),
+    "eventsourcing": ("adapters/jetstream/", "benchmarks/"),
+}
+# Pure packages: what they import besides these needs a discussion.
+DOMAIN_MAY_USE = {"__future__", "collections", "dataclasses", "enum", "functools", "math", "msgspec", "re", "typing"}
+LEDGER_MAY_USE = {"cryptography"}
+
+
+def import_faults(path: Path, source: str) -> list[str]:
+    """One line for each import that `path` may not have."""
+    top = path.parts[0]
+    faults = []
+    for module in imported_modules(source):
+        name = module.split(".")[0]
+        place = path.as_posix()
+        if not name:
+            faults.append(f"{place} imports relatively: write the full name")
+        if name in PACKAGES and path.is_relative_to(OUTSIDE_CLIENTS):
+            faults.append(f"{place} imports {module}: an outside client knows nothing of ours")
+        elif name in PACKAGES and top in MAY_IMPORT and name != top and name not in MAY_IMPORT[top]:
+            faults.append(f"{place} imports {module}: {top} may not know {name}")
+        if name in CLIENT_PLACES and top != "tests" and not place.startswith(CLIENT_PLACES[name]):
+            faults.append(f"{place} imports {module}: its place is {' or '.join(CLIENT_PLACES[name]) or 'nowhere'}")
+        if top == "domain" and name not in DOMAIN_MAY_USE | set(PACKAGES):
+            faults.append(f"{place} imports {module}: the domain is pure")
+        if top == "ledger" and name not in sys.stdlib_module_names | LEDGER_MAY_USE | set(PACKAGES):
+            faults.append(f"{place} imports {module}: auditors have the standard library and cryptography only")
+    return faults
+
+
+def test_every_import_goes_in_the_allowed_direction():
+    files = python_files(*PACKAGES, "benchmarks")
+    faults = [fault for path in files for fault in import_faults(path, (ROOT / path).read_text(encoding="utf-8"))]
+
+    assert len(files) > 20
+    assert faults == []
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("domain/x.py", "import bus.envelope"),
+        ("domain/x.py", "import time"),
+        ("ledger/x.py", "from domain import quest"),
+        ("ledger/x.py", "import msgspec"),
+        ("bus/x.py", "def f():\n    from adapters import settings"),
+        ("bus/x.py", "import nats"),
+        ("projections/x.py", "import psycopg"),
+        ("projections/x.py", "from ledger import tiles"),
+        ("adapters/x.py", "import simulations"),
+        ("adapters/commands/x.py", "import redis.asyncio"),
+        ("simulations/x.py", "import nats"),
+        ("simulations/clients/x.py", "from bus import subjects"),
+        ("bus/x.py", "from . import subjects"),
+    ],
+)
+def test_a_forbidden_import_is_found(path, source):
+    assert len(import_faults(Path(path), source)) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("ledger/x.py", "import hashlib, cryptography.exceptions, ledger.tiles"),
+        ("adapters/iceberg_x.py", "import pyiceberg, pyarrow, projections.x, bus.x"),
+        ("simulations/clients/x.py", "import nats, json"),
+        ("simulations/x.py", "import adapters.settings, ledger.tiles"),
+        ("benchmarks/x.py", "import nats, psycopg, adapters.settings"),
+    ],
+)
+def test_an_allowed_import_is_left_alone(path, source):
+    assert import_faults(Path(path), source) == []
+
+
+def test_the_command_line_starts_without_a_heavy_client():
+    import subprocess
+
+    code = "import sys, adapters.cli; print([m for m in ('nats', 'redis', 'psycopg', 'pyarrow') if m in sys.modules])"
+    answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    assert answer.stdout.strip() == "[]"
