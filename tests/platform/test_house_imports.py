@@ -1,5 +1,6 @@
 """The direction of imports (DESIGN.md 9): who may know whom, and where each third-party client may be spoken to."""
 
+import ast
 import sys
 from pathlib import Path
 
@@ -36,7 +37,9 @@ CLIENT_PLACES: dict[str, tuple[str, ...]] = {
     "eventsourcing": ("adapters/jetstream/", "benchmarks/"),
 }
 # Pure packages: what they import besides these needs a discussion.
-DOMAIN_MAY_USE = {"__future__", "collections", "dataclasses", "enum", "functools", "math", "msgspec", "re", "typing"}
+DOMAIN_MAY_USE = {"__future__", "collections", "dataclasses", "datetime", "enum", "functools", "math", "msgspec"}
+DOMAIN_MAY_USE |= {"re", "typing"}
+CLOCKS = {"now", "utcnow", "today"}
 LEDGER_MAY_USE = {"cryptography"}
 
 
@@ -60,6 +63,15 @@ def import_faults(path: Path, source: str) -> list[str]:
         if top == "ledger" and name not in sys.stdlib_module_names | LEDGER_MAY_USE | set(PACKAGES):
             faults.append(f"{place} imports {module}: auditors have the standard library and cryptography only")
     return faults
+
+
+def test_the_domain_asks_no_clock():
+    sources = [(ROOT / path).read_text(encoding="utf-8") for path in python_files("domain")]
+    nodes = [node for source in sources for node in ast.walk(ast.parse(source))]
+    asked = [node.attr for node in nodes if isinstance(node, ast.Attribute) and node.attr in CLOCKS]
+
+    assert len(nodes) > 1000
+    assert asked == []
 
 
 def test_every_import_goes_in_the_allowed_direction():
