@@ -51,7 +51,7 @@ class Folder:
 
     def names(self, folder: str) -> list[str]:
         try:
-            return sorted(os.listdir(self.root / folder))
+            return sorted(path.name for path in (self.root / folder).iterdir())
         except (FileNotFoundError, NotADirectoryError):
             return []
 
@@ -104,10 +104,10 @@ class Folder:
         """Remove the partial tiles of one tile, except those of at most the given width."""
         kept = False
         for name in self.names(folder):
-            if name.isdecimal() and int(name) <= wider_than:
-                kept = True
-            else:
+            if name.isdecimal() and int(name) > wider_than:
                 self.remove(f"{folder}/{name}")
+            else:
+                kept = True
         target = self.root / folder
         if not kept and target.is_dir():
             target.rmdir()

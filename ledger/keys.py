@@ -11,7 +11,6 @@ PRIVATE+KEY+<name>+<key ID>+base64(type || seed of 32 bytes)         the form of
 
 from __future__ import annotations
 
-import os
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,7 +109,7 @@ def _require(files: Folder, name: str) -> bytes:
     data = files.read(name)
     if data is None:
         raise WrongUse(
-            f"{files.root / name} is not there: restore the keys, or generate new ones for a new log (tally keys generate)"
+            f"{files.root / name} is not there: restore the keys, or make new ones for a new log (tally keys generate)"
         )
     return data
 
@@ -169,4 +168,4 @@ def format_policy(origin: str, public: dict[str, VerifierKey]) -> bytes:
 
 def is_private(path: Path) -> bool:
     """Whether nobody but the owner can read a file."""
-    return os.stat(path).st_mode & 0o077 == 0
+    return path.stat().st_mode & 0o077 == 0

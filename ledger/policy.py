@@ -35,6 +35,10 @@ class LogKey:
     last_size: int = SIZE_MAX
     is_required: bool = False
 
+    @property
+    def last_size_or_none(self) -> int | None:
+        return None if self.last_size == SIZE_MAX else self.last_size
+
     def covers(self, tree_size: int) -> bool:
         return self.first_size <= tree_size <= self.last_size
 

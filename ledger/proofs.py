@@ -16,10 +16,10 @@ PROOF_HASHES_MAX: Final = 63
 
 
 class Node(NamedTuple):
-    """The perfect sub-tree over leaves `[index << level, (index + 1) << level)`."""
+    """The perfect sub-tree over leaves `[number << level, (number + 1) << level)`."""
 
     level: int
-    index: int
+    number: int
 
 
 ReadNodes = Callable[[Sequence[Node]], Sequence[bytes]]
@@ -172,7 +172,7 @@ def verify_consistency(  # noqa: C901 (kept in the shape of RFC 9162, to be read
     _require_root(what + ", new root", new_root, new_computed)
 
 
-def verify_subtree_inclusion(  # noqa: PLR0917
+def verify_subtree_inclusion(
     leaf_index: int, start: int, end: int, leaf: bytes, proof: Sequence[bytes], root: bytes
 ) -> None:
     """Inclusion in the sub-tree `[start, end)` of a larger tree (tlog-cosignature 1.1)."""
@@ -180,7 +180,7 @@ def verify_subtree_inclusion(  # noqa: PLR0917
     verify_inclusion(leaf_index - start, end - start, leaf, proof, root)
 
 
-def verify_subtree_consistency(  # noqa: C901, PLR0917 (kept in the shape of the draft)
+def verify_subtree_consistency(  # noqa: C901 (kept in the shape of the draft)
     start: int, end: int, tree_size: int, subtree_root: bytes, root: bytes, proof: Sequence[bytes]
 ) -> None:
     """That the sub-tree `[start, end)` is a part of the tree; raises `ProofFailed`."""

@@ -14,7 +14,7 @@ _TILES_KEPT_MAX = 64
 
 
 class LogReader:
-    """The log at one tree size. Nothing that it returns is verified: proofs and roots must be compared by the caller."""
+    """The log at one tree size. What it returns is not verified: comparing proofs and roots is the caller's part."""
 
     def __init__(self, source: Source, tree_size: int) -> None:
         self.source = source
@@ -70,8 +70,8 @@ class LogReader:
     def _node(self, node: Node) -> bytes:
         level, rest = divmod(node.level, TILE_BITS)
         if level > LEVEL_MAX:
-            raise LogDamaged(f"node {node.index} of level {node.level}", expected="one within 2^64 leaves")
-        first = node.index << rest
+            raise LogDamaged(f"node {node.number} of level {node.level}", expected="one within 2^64 leaves")
+        first = node.number << rest
         number, at = divmod(first, TILE_WIDTH)
         tile = tile_at(level, number, self.tree_size)
         data = self._tiles.get(tile)
