@@ -38,6 +38,14 @@ class Official(NamedTuple):
 _MS_OF_A_MINUTE: Final = 60_000
 
 
+def merge(name: str, findings: Sequence[Finding]) -> list[Finding]:
+    """One finding for several that all hold; else those that fail."""
+    failed = [finding for finding in findings if not finding.ok]
+    if failed:
+        return failed
+    return [Finding(name, ok=True, detail="; ".join(finding.detail for finding in findings))]
+
+
 def read_official(players: int | None = None) -> dict[str, dict[str, Official]]:
     """Official ranks and times by division and player, of the first finishers or of all."""
     with gzip.open(DATA, "rt", newline="", encoding="utf-8") as file:
@@ -73,7 +81,7 @@ def check_board(division: str, board: Board, official: Mapping[str, Official]) -
         ahead, behind = inversions[0]
         detail = f"{len(inversions)} inversions, e.g. {ahead} stands before {behind}, who ranks better and was faster"
         return Finding(name, ok=False, detail=detail)
-    return Finding(name, ok=True, detail=f"{len(board):,} in official order, no inversion")
+    return Finding(name, ok=True, detail=f"{division} {len(board):,}, no inversion")
 
 
 def _inversions(board: Board, official: Mapping[str, Official]) -> list[tuple[str, str]]:
@@ -90,13 +98,21 @@ def check_sizes(events: int, leaves: int, rows: int) -> Finding:
     return Finding("events = leaves = rows", same, f"{events:,} events, {leaves:,} leaves, {rows:,} rows in Iceberg")
 
 
+def check_leaves(stream_digest: str, log_digest: str) -> Finding:
+    """The leaf hashes in the log are those of the events in the stream, one by one and in order."""
+    if stream_digest != log_digest:
+        detail = f"digest over the stream {stream_digest[:16]}…, over the log {log_digest[:16]}…"
+        return Finding("leaves are the events", ok=False, detail=detail)
+    return Finding("leaves are the events", ok=True, detail="every leaf hash is that of its event, byte for byte")
+
+
 def check_types(name: str, counted: Mapping[str, int], predicted: Mapping[str, int]) -> Finding:
     """Domain events by type are what the input predicts, exactly."""
     for kind in sorted(counted.keys() | predicted.keys()):
         found, wanted = counted.get(kind, 0), predicted.get(kind, 0)
         if found != wanted:
             return Finding(name, ok=False, detail=f"{kind}: {found:,} found, {wanted:,} predicted")
-    return Finding(name, ok=True, detail=f"{sum(counted.values()):,} of {len(counted)} types, as predicted")
+    return Finding(name, ok=True, detail=f"{sum(counted.values()):,} of {len(counted)} types, equal for each")
 
 
 def check_totals(name: str, sources: Mapping[str, Mapping[str, int]]) -> Finding:

@@ -41,10 +41,22 @@ _SIGN: Final = {"tokens-minted/1": 1, "tokens-received/1": 1, "tokens-spent/1": 
 _WITH_TREASURY: Final = frozenset({"tokens-minted/1", "tokens-spent/1"})
 
 
+class Own:
+    """What the commands of one sender did, known by the prefix of their ids; others may have used the tenant too."""
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
+        self.types: Counter[str] = Counter()
+        self.xp: dict[str, int] = defaultdict(int)
+        self.tokens: dict[str, int] = defaultdict(int)
+        self.finishers: set[str] = set()
+
+
 class Fold:
     """What the events say, taken one by one in stream order from the first on."""
 
-    def __init__(self) -> None:
+    def __init__(self, own_prefix: str = "") -> None:
+        self.own = Own(own_prefix)
         self.stream_seq = 0
         self.types: Counter[str] = Counter()
         self.xp: dict[str, int] = defaultdict(int)
@@ -113,6 +125,8 @@ class Fold:
     def _account(self, event: _Envelope, facts: _Facts) -> None:
         owner = event.subject.partition("/")[2]
         kind = event.type
+        if event.causationid.startswith(self.own.prefix):
+            self._account_own(owner, kind, facts)
         if kind == "quest-completed/1":
             self.completions[owner, facts.quest] += 1
             self.finishes[facts.quest][owner] = facts.elapsed_ms
@@ -126,6 +140,16 @@ class Fold:
                 self.treasury -= _SIGN[kind] * facts.amount
             if self.tokens[owner] != facts.balance:
                 self._fault(f"{event.id} states a balance of {facts.balance}, movements add up to {self.tokens[owner]}")
+
+    def _account_own(self, owner: str, kind: str, facts: _Facts) -> None:
+        own = self.own
+        own.types[kind] += 1
+        if kind == "quest-completed/1":
+            own.finishers.add(owner)
+        elif kind == "xp-awarded/1":
+            own.xp[owner] += facts.amount
+        elif kind in _SIGN:
+            own.tokens[owner] += _SIGN[kind] * facts.amount
 
     def _fault(self, line: str) -> None:
         self.faults_total += 1

@@ -117,10 +117,10 @@ class Stores:
 
     # -- contents -----------------------------------------------------------------------------------------------------
 
-    async def fold(self, on_progress: Callable[[int], None] | None = None, *, events: int | None = None) -> Stream:
-        """The whole stream, folded and hashed."""
-        events = await self.events() if events is None else events
-        folded, leaves = Fold(), sha256()
+    async def fold(self, own_prefix: str = "", on_progress: Callable[[int], None] | None = None) -> Stream:
+        """The whole stream, folded and hashed; commands whose ids begin with the prefix are also counted apart."""
+        events = await self.events()
+        folded, leaves = Fold(own_prefix), sha256()
         reader = PullReader(self.client, self._stream, 0)
         try:
             while folded.stream_seq < events:

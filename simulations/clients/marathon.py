@@ -173,7 +173,7 @@ class Composer:
             else:
                 yield self._of_player("CompleteQuest", "complete-quest/1", bib, "finish", at, data)
 
-    def _of_player(self, name: str, kind: str, bib: str, what: str, at: datetime, data: Any) -> Command:  # noqa: PLR0917
+    def _of_player(self, name: str, kind: str, bib: str, what: str, at: datetime, data: Any) -> Command:
         return self.command(name, kind, f"player/b{bib}", command_id=f"m14-b{bib}-{what}", at=at, data=data)
 
 
@@ -363,6 +363,8 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         return asyncio.run(work(arguments))
+    except BrokenPipeError:
+        return 1  # whoever watched the progress is gone
     except (OSError, nats.errors.Error) as err:
         reason = str(err) or type(err).__name__
         print(f"marathon: no NATS server at {arguments.nats} ({reason}); start one with: tally up", file=sys.stderr)

@@ -12,6 +12,7 @@ from simulations.checks import (
     check_books,
     check_completions,
     check_history,
+    check_leaves,
     check_sizes,
     check_totals,
     check_types,
@@ -110,6 +111,11 @@ def test_one_event_leaf_or_row_more_or_less_fails(sizes):
     assert not check_sizes(*sizes).ok
 
 
+def test_another_leaf_fails():
+    assert check_leaves("ab" * 32, "ab" * 32).ok
+    assert not check_leaves("ab" * 32, "ab" * 31 + "aa").ok
+
+
 def test_events_by_type_are_compared_exactly():
     predicted = {"a/1": 2, "b/1": 1}
 
@@ -155,6 +161,15 @@ def test_a_fold_says_what_the_events_say():
     assert (fold.xp, fold.tokens, fold.treasury) == ({"a": 60}, {"a": 20}, -20)
     assert fold.finishes == {"q": {"a": 5}}
     assert fold.refused == {"unknown-quest": 1}
+
+
+def test_a_fold_tells_the_commands_of_one_sender_from_others():
+    fold = Fold("c3")
+    for stream_seq, body in enumerate(STREAM, 1):
+        fold.add(stream_seq, body)
+
+    assert fold.own.types == {"quest-completed/1": 1, "xp-awarded/1": 1, "tokens-minted/1": 1}
+    assert (fold.own.xp, fold.own.tokens, fold.own.finishers) == ({"a": 50}, {"a": 26}, {"a"})
 
 
 @pytest.mark.parametrize(
