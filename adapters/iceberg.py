@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, Final, Protocol
 
 import pyarrow as pa
 from pyiceberg.catalog import Catalog, load_catalog
-from pyiceberg.exceptions import NamespaceAlreadyExistsError, NoSuchTableError, TableAlreadyExistsError
+from pyiceberg.exceptions import NoSuchTableError
 from pyiceberg.partitioning import PartitionField, PartitionSpec
 from pyiceberg.schema import Schema
 from pyiceberg.table import Table
@@ -110,7 +110,11 @@ def unavailable(err: Exception) -> ProjectionError:
 
 def open_catalog(settings: IcebergSettings) -> Catalog:
     """The catalog: of a file or database (sqlite:, postgresql:) or a REST service (http:), as its address says."""
-    return load_catalog(CATALOG, uri=settings.iceberg_catalog_uri, warehouse=settings.iceberg_warehouse)
+    where = {"uri": settings.iceberg_catalog_uri, "warehouse": settings.iceberg_warehouse}
+    try:
+        return load_catalog(CATALOG, **where)
+    except Exception:  # noqa: BLE001 - two that start at once may both try to make a SQL catalog's own tables
+        return load_catalog(CATALOG, **where)
 
 
 def table_name(tenant: str, generation: str = "") -> tuple[str, str]:
@@ -136,19 +140,28 @@ def events_table(settings: IcebergSettings, tenant: str, generation: str = "") -
 
 def ensure_table(settings: IcebergSettings, tenant: str, generation: str = "") -> Table:
     """The events table of a tenant, made when it is not there; raises `SinkUnavailable`."""
+    name = table_name(tenant, generation)
     try:
         catalog = open_catalog(settings)
-        with suppress(NamespaceAlreadyExistsError):
-            catalog.create_namespace(tenant)
-        name = table_name(tenant, generation)
-        try:
-            return catalog.load_table(name)
-        except NoSuchTableError:
-            return catalog.create_table(name, schema=SCHEMA, partition_spec=PARTITIONS, properties=_PROPERTIES)
-        except TableAlreadyExistsError:
-            return catalog.load_table(name)
+        if not catalog.table_exists(name):
+            _make_table(catalog, tenant, name)
+        return catalog.load_table(name)
     except Exception as err:
         raise unavailable(err) from err
+
+
+def _make_table(catalog: Catalog, tenant: str, name: tuple[str, str]) -> None:
+    """Another copy may be a moment faster, which catalogs say in many ways: what counts is what is there then."""
+    try:
+        catalog.create_namespace(tenant)
+    except Exception:
+        if not catalog.namespace_exists(tenant):
+            raise
+    try:
+        catalog.create_table(name, schema=SCHEMA, partition_spec=PARTITIONS, properties=_PROPERTIES)
+    except Exception:
+        if not catalog.table_exists(name):
+            raise
 
 
 def position_of(table: Table) -> Position | None:
@@ -204,7 +217,11 @@ class AnalyticsFollower:
         """Make or load the table; returns the committed position. Raises `ForeignPosition`, `SinkUnavailable`."""
         self._let_go()
         self._table = await asyncio.to_thread(ensure_table, self._settings, tenant, self._generation)
-        self._committed = require_same_stream(self.name, position_of(self._table), stream)
+        try:
+            self._committed = require_same_stream(self.name, position_of(self._table), stream)
+        except ProjectionError:
+            self._let_go()
+            raise
         self._reached = self._committed
         return self._committed
 
@@ -252,17 +269,20 @@ class AnalyticsFollower:
         try:
             await asyncio.to_thread(append, self._table, self._batches, after)
         except Exception as err:  # noqa: BLE001 - whatever it was, the table says whether the commit landed
-            await asyncio.to_thread(self._settle, self._table, before, after, err)
+            try:
+                await asyncio.to_thread(self._settle, self._table, before, after, err)
+            except ProjectionError:
+                self._let_go()  # the table is fresh now: what waits would pass the fence if it were tried again
+                raise
         self._committed = after
         self._forget()
 
     def _settle(self, table: Table, before: Position, after: Position, err: Exception) -> None:
         """Find out what became of a failed commit; returns when it landed after all, else raises."""
         try:
-            table.refresh()
+            found = position_of(table.refresh())
         except Exception as again:
             raise unavailable(again) from again
-        found = position_of(table)
         if found == after:
             return
         found_seq = found.stream_seq if found is not None else NOTHING

@@ -14,7 +14,7 @@ from adapters.postgres_schema import LIVE
 from bus.envelope import Recorded
 from bus.follower import Position, StreamIdentity
 from projections import read_models
-from projections.errors import Fenced, Inconsistent
+from projections.errors import Fenced, Inconsistent, ProjectionError
 from projections.positions import advance
 from projections.read_models import TREASURY, Writes, array
 
@@ -90,7 +90,11 @@ class ReadModelFollower:
             await postgres.migrate(connection, tenant, self._generation)
             self._position = await postgres.open_position(connection, stream)
         except psycopg.Error as err:
+            await self.close()
             raise postgres.unavailable(err) from err
+        except ProjectionError:
+            await self.close()
+            raise
         return self._position
 
     async def apply(self, records: Sequence[Recorded]) -> None:

@@ -218,9 +218,13 @@ class LeaderboardFollower:
         self._apply = _Script(self._client, _APPLY)
         try:
             stored = await _stored_position(self._client, self._keys)
+            self._position = require_same_stream(self.name, stored, stream)
         except RedisError as err:
+            await self.close()
             raise unavailable(err) from err
-        self._position = require_same_stream(self.name, stored, stream)
+        except ProjectionError:
+            await self.close()
+            raise
         return self._position
 
     async def apply(self, records: Sequence[Recorded]) -> None:

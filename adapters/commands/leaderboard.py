@@ -94,9 +94,8 @@ def _table(board: Board, lines: list[Standing], size: int, marked: str | None) -
 
 
 def duration(elapsed_ms: int) -> str:
-    """Elapsed milliseconds as people write them: 2:08:37.2."""
+    """Elapsed milliseconds as people write them: 2:08:37.200."""
     seconds, ms = divmod(elapsed_ms, 1000)
     minutes, seconds = divmod(seconds, 60)
     hours, minutes = divmod(minutes, 60)
-    fraction = f".{ms:03d}".rstrip("0") if ms else ""
-    return f"{hours}:{minutes:02d}:{seconds:02d}{fraction}"
+    return f"{hours}:{minutes:02d}:{seconds:02d}.{ms:03d}"
