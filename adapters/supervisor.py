@@ -20,6 +20,7 @@ from adapters.supervisor_lock import DataDirLock
 
 DEFAULT_PROCESSES = "worker signer,leaderboards,readmodels,analytics"
 POLL_S = 0.05
+TENANTS_EVERY_S = 2.0
 START_WITHIN_S = 120.0
 STOP_WITHIN_S = 10.0
 EVENT_STREAM_PREFIX = "EVENTS_"
@@ -72,7 +73,7 @@ class Supervisor:
             self._keeper = threading.Thread(target=self._keep, name="tally-keeper", daemon=True)
             self._keeper.start()
             self._wait_until_ready()
-            self.endpoints["tenants"] = self._tenants(self._servers.servers[0])
+            self.endpoints["tenants"] = self._tenants() or []
             write_endpoints(self.data_dir, self.endpoints | {"processes": self.processes()})
         except BaseException:
             self.stop()
@@ -151,10 +152,14 @@ class Supervisor:
         return {variable: str(self.endpoints[key]) for variable, key in SOURCES.values()}
 
     def _keep(self) -> None:
+        tenants_at = time.monotonic() + TENANTS_EVERY_S
         try:
             while not self._stopping.wait(POLL_S):
                 for kept in self._kept:
                     self._look_at(kept)
+                if time.monotonic() > tenants_at:
+                    self._refresh_tenants()
+                    tenants_at = time.monotonic() + TENANTS_EVERY_S
         except Exception as err:  # noqa: BLE001 (a thread's error belongs to who waits for it)
             self._keeper_failure = err
 
@@ -179,8 +184,18 @@ class Supervisor:
                 raise ServerFailed(f"{names} not ready within {START_WITHIN_S:g} s: see {self.data_dir / 'logs'}")
             time.sleep(POLL_S)
 
-    def _tenants(self, nats: EmbeddedServer) -> list[str]:
-        answer = nats_request(nats.port, "$JS.API.STREAM.NAMES") or {}
+    def _refresh_tenants(self) -> None:
+        """Show tenants that were provisioned meanwhile, by whatever program, to those who read endpoints.json."""
+        tenants = self._tenants()
+        if "tenants" in self.endpoints and tenants is not None and tenants != self.endpoints["tenants"]:
+            self.endpoints["tenants"] = tenants
+            change_endpoints(self.data_dir, lambda known: known.update(tenants=tenants))
+
+    def _tenants(self) -> list[str] | None:
+        """Return the tenants that have an event stream, None when the server does not answer just now."""
+        answer = nats_request(self._servers.servers[0].port, "$JS.API.STREAM.NAMES") if self._servers else None
+        if answer is None or "error" in answer:
+            return None
         names = answer.get("streams") or []
         return sorted(name.removeprefix(EVENT_STREAM_PREFIX) for name in names if name.startswith(EVENT_STREAM_PREFIX))
 

@@ -4,6 +4,7 @@ import argparse
 import importlib
 import importlib.util
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -89,9 +90,17 @@ def _packages() -> Finding:
 
 
 def _data_dir(data_dir: Path) -> str:
-    check_data_dir(data_dir)
-    free = shutil.disk_usage(data_dir).free
+    if data_dir.exists():
+        check_data_dir(data_dir)
+    elif not os.access(existing := _nearest(data_dir), os.W_OK | os.X_OK):
+        raise TallyError(f"{data_dir} cannot be made in {existing}: choose another --data")
+    free = shutil.disk_usage(_nearest(data_dir)).free
     return f"{data_dir} is writable, {free // 1_000_000} MB free ({FREE_BYTES_MIN // 1_000_000} MB are needed to start)"
+
+
+def _nearest(path: Path) -> Path:
+    """Return `path`, or the nearest of its parents that exists."""
+    return next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
 
 
 def _endpoints(data_dir: Path) -> Iterator[Finding]:

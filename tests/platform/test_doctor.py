@@ -60,5 +60,6 @@ def test_a_missing_package_is_named_with_what_to_install(tmp_path, capsys, monke
 
 
 def test_a_directory_where_nothing_is_up_is_no_failure(tmp_path, capsys):
-    assert cli.main(["doctor", "--data", str(tmp_path)]) == 0
+    assert cli.main(["doctor", "--data", str(tmp_path / "none")]) == 0
     assert "installation: not up (tally up --data" in capsys.readouterr().out
+    assert not (tmp_path / "none").exists()
