@@ -45,6 +45,10 @@ class EventRules:
         self._versions: dict[str, int] = {}
         self._tenant: str | None = None
 
+    @property
+    def subjects(self) -> int:
+        return len(self._versions)
+
     def check(self, leaf_index: int, entry: bytes) -> str:
         """The event's type; raises `EventRefused` or `Malformed`."""
         what = f"entry {leaf_index}"
@@ -58,7 +62,7 @@ class EventRules:
         expected = self._versions.get(subject, 0) + 1
         if type(version) is not int or version != expected:
             raise EventRefused(
-                f"{what}, aggregateversion of {excerpt(subject)}", expected=expected, found=excerpt(version)
+                f"{what}, aggregateversion of {excerpt(subject)}", expected=expected, found=excerpt(str(version))
             )
         self._versions[subject] = version
         if self._tenant is None:
@@ -82,3 +86,15 @@ def event_id(entry: bytes) -> str | None:
         return None
     found = event.get("id") if isinstance(event, dict) else None
     return found if isinstance(found, str) else None
+
+
+def describe(entry: bytes) -> str:
+    """Id, type and subject of an event, for people; `no event` for other bytes."""
+    try:
+        event = decode_json("entry", entry)
+    except Malformed:
+        return "no event"
+    if not isinstance(event, dict):
+        return "no event"
+    parts = (str(event.get(key, "?")) for key in ("id", "type", "subject"))
+    return " ".join(excerpt(part)[1:-1] for part in parts)

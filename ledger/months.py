@@ -41,6 +41,14 @@ def month_of(at_ms: int) -> str:
     return datetime.fromtimestamp(at_ms // 1000, UTC).strftime("%Y-%m")
 
 
+def time_text(at_seconds: int) -> str:
+    """A time in seconds as RFC 3339 in UTC, as the bare number where the calendar ends."""
+    try:
+        return datetime.fromtimestamp(at_seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (ValueError, OverflowError, OSError):
+        return f"second {at_seconds}"
+
+
 def parse_month(text: str) -> str:
     """The text itself; raises `WrongUse` unless it is YYYY-MM."""
     if not _MONTH.fullmatch(text):

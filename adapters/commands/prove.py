@@ -1,0 +1,112 @@
+"""`tally prove EVENT_ID`: one file that proves an event to anybody, offline."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import time
+from pathlib import Path
+
+from adapters.errors import NotConfigured, TallyError
+from adapters.published_log import load_policy, log_dir_of, log_tenant
+from adapters.settings import Settings
+from ledger.checkpoint import parse_checkpoint
+from ledger.errors import LogDamaged, NotYetSigned, ObjectMissing
+from ledger.events import describe, event_id
+from ledger.files import Folder, require
+from ledger.policy import Policy
+from ledger.reader import LogReader
+from ledger.receipt import Receipt, prove_entry
+from ledger.tiles import CHECKPOINT
+
+HELP = "write a receipt that proves an event to anybody, offline"
+POLL_S = 0.05
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """`EVENT_ID` and where to write."""
+    parser.add_argument("event_id", metavar="EVENT_ID", help="<aggregate>.<id>.<version>, as in player.b19.12")
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="receipt to write (default: EVENT_ID.receipt)"
+    )
+    parser.add_argument("--policy", type=Path, metavar="FILE", help="trust root (default: the one beside the keys)")
+    parser.add_argument(
+        "--wait", type=float, default=5.0, metavar="SECONDS", help="for a checkpoint that covers the event (default: 5)"
+    )
+    parser.add_argument("--tlog-proof", type=Path, metavar="FILE", help="write the bare C2SP tlog-proof too")
+    parser.add_argument("--entry", type=Path, metavar="FILE", help="write the event's bytes too")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.epilog = (
+        "example:\n  tally prove player.b19.12 -o b19.receipt\n"
+        "  tally verify b19.receipt --policy .tally/keys/boston/policy"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Find the event, wait for its checkpoint, write the receipt."""
+    settings = Settings.load(args.data, need=("log_dir", "keys_dir"))
+    tenant = log_tenant(settings, args.tenant)
+    policy = load_policy(settings, tenant, args.policy)
+    folder = Folder(log_dir_of(settings, tenant))
+    leaf_index = _find(settings, tenant, folder, args.event_id)
+    receipt = _prove(folder, policy, leaf_index, args.wait)
+    if event_id(receipt.entry) != args.event_id:
+        raise LogDamaged(f"entry {leaf_index}", expected=f"event {args.event_id}", found=describe(receipt.entry))
+    output = args.output or Path(f"{args.event_id}.receipt")
+    written = {output: bytes(receipt), args.tlog_proof: bytes(receipt.proof), args.entry: receipt.entry}
+    for path, data in written.items():
+        if path is not None:
+            path.write_bytes(data)
+    checkpoint, _ = parse_checkpoint("proof's checkpoint", receipt.proof.checkpoint)
+    if args.json:
+        found = {"receipt": str(output), "leaf_index": leaf_index, "tree_size": checkpoint.tree_size}
+        print(json.dumps(found | {"root": checkpoint.root.hex(), "month_closed": receipt.certificate is not None}))
+    else:
+        print(f"{output}: {describe(receipt.entry)} is leaf {leaf_index} under the checkpoint of {checkpoint}")
+    return 0
+
+
+def _find(settings: Settings, tenant: str, folder: Folder, wanted: str) -> int:
+    if settings.nats_url:
+        try:
+            return asyncio.run(_ask_stream(settings, tenant, wanted)) - 1
+        except NotConfigured:  # the servers are down; the published log is a full copy
+            pass
+    leaf_index = _scan(folder, wanted)
+    if leaf_index is None:
+        raise TallyError(f"event {wanted} is not in {folder.root}: is the id right (tally player shows versions)?")
+    return leaf_index
+
+
+async def _ask_stream(settings: Settings, tenant: str, wanted: str) -> int:
+    from adapters.jetstream.connection import connect
+    from adapters.jetstream.reader import find_event
+
+    client = await connect(settings.nats_url, "tally-prove", patience_s=1.0)
+    try:
+        return await find_event(client, tenant, wanted)
+    finally:
+        await client.close()
+
+
+def _scan(folder: Folder, wanted: str) -> int | None:
+    checkpoint, _ = parse_checkpoint(CHECKPOINT, require(folder, CHECKPOINT))
+    mark = json.dumps(wanted).encode()
+    for leaf_index, entry in LogReader(folder, checkpoint.tree_size).entries(0, checkpoint.tree_size):
+        if mark in entry and event_id(entry) == wanted:
+            return leaf_index
+    return None
+
+
+def _prove(folder: Folder, policy: Policy, leaf_index: int, wait_s: float) -> Receipt:
+    deadline = time.monotonic() + wait_s
+    while True:
+        try:
+            return prove_entry(folder, policy, leaf_index)
+        except (NotYetSigned, ObjectMissing) as err:
+            if time.monotonic() >= deadline:
+                raise TallyError(
+                    f"no checkpoint covers the event after {wait_s:g} s ({err}): is the signer running (tally status)?"
+                ) from err
+        time.sleep(POLL_S)

@@ -1,0 +1,122 @@
+"""The signer: follows the event stream, integrates every event into the tenant's log, and signs its checkpoints.
+
+A restart goes on from the last checkpoint: what was integrated beyond it is integrated again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from adapters.errors import TallyError
+from adapters.published_log import log_dir_of
+from adapters.settings import Settings
+from bus.envelope import Recorded
+from bus.follower import Position, StreamIdentity
+from ledger.checkpoint import parse_checkpoint
+from ledger.errors import ObjectMissing
+from ledger.files import Folder, require
+from ledger.hashing import leaf_hash
+from ledger.keys import ORIGIN_PREFIX, ensure_keys
+from ledger.reader import LogReader
+from ledger.tiles import CHECKPOINT
+from ledger.writer import LogWriter
+
+STREAM_FILE: Final = ".stream"
+SIGN_EVERY_MS: Final = 200
+
+
+def system_now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class Signer:
+    """A `Follower` with the published log as its sink; hashing and fsync run in a thread of their own."""
+
+    name = "signer"
+
+    def __init__(self, settings: Settings, *, now_ms: Callable[[], int] = system_now_ms) -> None:
+        self._settings = settings
+        self._now_ms = now_ms
+        self._writer: LogWriter | None = None
+        self._signed_at_ms = 0
+
+    async def open(self, tenant: str, stream: StreamIdentity) -> Position:
+        """Take the tenant's log, close the months that ended, and return where it stands."""
+        self._let_go()
+        return await asyncio.to_thread(self._open, tenant, stream)
+
+    def _open(self, tenant: str, stream: StreamIdentity) -> Position:
+        prefix = os.environ.get("TALLY_ORIGIN", ORIGIN_PREFIX)
+        keyring = ensure_keys(self._settings.keys_dir, tenant, origin=f"{prefix}/{tenant}")
+        log_dir = log_dir_of(self._settings, tenant)
+        writer = LogWriter.open(log_dir, keyring, self._now_ms())
+        self._writer = writer
+        folder = Folder(log_dir)
+        created = _stream_created(folder)
+        if created is None or writer.tree_size == 0:
+            created = stream.created
+            folder.replace(STREAM_FILE, json.dumps({"name": stream.name, "created": created}).encode())
+        return Position(stream_created=created, stream_seq=writer.tree_size, leaf_hash=writer.last_leaf.hex())
+
+    async def apply(self, records: Sequence[Recorded]) -> None:
+        """Integrate events that follow the last one; leaf index is stream sequence less one."""
+        writer = self._require_open()
+        expected = writer.tree_size + 1
+        if records and records[0].stream_seq != expected:
+            raise TallyError(f"the signer got event {records[0].stream_seq}, wanted {expected}: it opens the log anew")
+        await asyncio.to_thread(writer.append, [record.body for record in records])
+
+    async def idle(self) -> None:
+        """Sign what waits, at most five times a second; closes a month when its time has come."""
+        now_ms = self._now_ms()
+        if abs(now_ms - self._signed_at_ms) >= SIGN_EVERY_MS:
+            self._signed_at_ms = now_ms
+            await asyncio.to_thread(self._require_open().sign, now_ms)
+
+    async def close(self) -> None:
+        """Sign what waits and let go of the log."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            await asyncio.to_thread(writer.close, self._now_ms())
+
+    def _require_open(self) -> LogWriter:
+        if self._writer is None:
+            raise TallyError("the signer has no log open: call open first")
+        return self._writer
+
+    def _let_go(self) -> None:
+        if self._writer is not None:
+            self._writer.abandon()
+            self._writer = None
+
+
+def _stream_created(folder: Folder) -> str | None:
+    data = folder.read(STREAM_FILE)
+    if data is None:
+        return None
+    try:
+        return str(json.loads(data)["created"])
+    except (ValueError, KeyError, TypeError) as err:
+        raise TallyError(
+            f"{folder.root / STREAM_FILE} is unreadable: remove it if the log belongs to this stream"
+        ) from err
+
+
+async def read_position(settings: Settings, tenant: str) -> Position | None:
+    """How far the signed log goes, None when there is none."""
+    return await asyncio.to_thread(_read_position, Folder(log_dir_of(settings, tenant)))
+
+
+def _read_position(folder: Folder) -> Position | None:
+    try:
+        checkpoint, _ = parse_checkpoint(CHECKPOINT, require(folder, CHECKPOINT))
+    except ObjectMissing:
+        return None
+    size = checkpoint.tree_size
+    last = leaf_hash(LogReader(folder, size).entry(size - 1)).hex() if size else ""
+    return Position(stream_created=_stream_created(folder) or "", stream_seq=size, leaf_hash=last)

@@ -1,0 +1,306 @@
+"""Auditing a published log: everything is computed again from the entries and compared with what is published.
+
+Every byte of every file matters: entry bundles, hash tiles, chain, checkpoint, certificates, and partial tiles that are
+still there. Files beyond the checkpoint are not promised yet and only counted.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from ledger.checkpoint import Checkpoint
+from ledger.errors import LedgerError, LogDamaged, Malformed, MonthFailed, ObjectMissing, excerpt
+from ledger.events import EventRules
+from ledger.files import Folder, Source, require
+from ledger.hashing import EMPTY_ROOT, FIRST_LINK, chain_links, fold_right, leaf_hashes, perfect_root
+from ledger.months import (
+    ROOTS,
+    MonthStatement,
+    certificate_path,
+    open_month,
+    provisional_path,
+    require_successor,
+    split_root_name,
+)
+from ledger.policy import OpenedCheckpoint, Policy
+from ledger.proofs import verify_inclusion
+from ledger.reader import LogReader
+from ledger.receipt import Claim, checkpoint_claim
+from ledger.tiles import (
+    CHAIN,
+    CHECKPOINT,
+    ENTRIES,
+    LEVEL_MAX,
+    TILE_BITS,
+    TILE_WIDTH,
+    Tile,
+    decode_bundle,
+    encode_bundle,
+    join_hashes,
+    parse_tile,
+    tile_at,
+)
+
+Progress = Callable[[int, int], None]
+_READ_AGAIN: Final = 3
+_PROGRESS_EVERY: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """The log after some number of entries, as computed."""
+
+    root: bytes = EMPTY_ROOT
+    link: bytes = FIRST_LINK
+    counts: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True, slots=True)
+class AuditReport:
+    """What an audit found to hold."""
+
+    checkpoint: OpenedCheckpoint
+    link: bytes
+    months: tuple[MonthStatement, ...]
+    counts: Counter[str]
+    claims: tuple[Claim, ...]
+
+
+def audit_log(
+    source: Source, policy: Policy, *, is_plain: bool = False, progress: Progress | None = None
+) -> AuditReport:
+    """Audit a log against a policy; raises the `LedgerError` that names the first thing that does not match.
+
+    `is_plain`: a C2SP log that is not ours, without chain, months and rules for its entries.
+    """
+    months = [] if is_plain else _read_months(source, policy)
+    opened = policy.open(CHECKPOINT, require(source, CHECKPOINT))
+    replay = _Replay(source, opened.checkpoint, is_plain=is_plain)
+    replay.keep(month.closing.tree_size for month in months)
+    replay.run(progress or (lambda _done, _total: None))
+    final = replay.states[opened.checkpoint.tree_size]
+    if final.root != opened.checkpoint.root:
+        raise LogDamaged(
+            f"{CHECKPOINT}, root of size {opened.checkpoint.tree_size}",
+            expected=f"{opened.checkpoint.root.hex()} as signed",
+            found=f"{final.root.hex()} from the entries",
+        )
+    claims = [checkpoint_claim(opened), *replay.claims()]
+    claims += [_check_month(month, replay.states) for month in months]
+    if isinstance(source, Folder):
+        claims.append(_sweep(source, opened.checkpoint.tree_size, is_plain=is_plain))
+    return AuditReport(opened, final.link, tuple(months), final.counts, tuple(claims))
+
+
+# months
+
+
+def _read_months(source: Source, policy: Policy) -> list[MonthStatement]:
+    """Certificates in order, then the provisional root; read again when a month closes under our eyes."""
+    for attempt in range(_READ_AGAIN):
+        names = source.names(ROOTS)
+        contents = {name: source.read(f"{ROOTS}/{name}") for name in names if not name.startswith(".")}
+        is_settled = all(data is not None for data in contents.values()) and source.names(ROOTS) == names
+        if is_settled or attempt == _READ_AGAIN - 1:
+            break
+    found: list[tuple[str, bool, bytes]] = []
+    for name, data in contents.items():
+        parsed = split_root_name(name)
+        if parsed is None or data is None:
+            raise LogDamaged(f"{ROOTS}/{name}", expected="a certificate or a provisional root", found="neither")
+        found.append((*parsed, data))
+    months: list[MonthStatement] = []
+    for month, is_provisional, data in sorted(found):
+        path = provisional_path(month) if is_provisional else certificate_path(month)
+        statement = open_month(path, data, policy)
+        if (statement.month, statement.is_provisional) != (month, is_provisional):
+            raise MonthFailed(path, expected=f"a statement of {month}", found=statement.name)
+        previous = months[-1] if months else None
+        if previous is not None and previous.is_provisional:
+            raise MonthFailed(
+                path, expected=f"nothing after the provisional root of {previous.month}", found=statement.name
+            )
+        require_successor(path, statement, previous)
+        months.append(statement)
+    if not months or not months[-1].is_provisional:
+        raise ObjectMissing(f"{ROOTS}/", expected="the provisional root of the open month", found="none")
+    return months
+
+
+def _check_month(month: MonthStatement, states: dict[int, _State]) -> Claim:
+    opening, closing = month.opening.tree_size, month.closing.tree_size
+    if closing not in states:
+        raise MonthFailed(
+            f"{month.name}, closing size", expected=f"at most {max(states)}, the checkpoint's", found=closing
+        )
+    first, last = states[opening], states[closing]
+    if last.root != month.closing_root:
+        raise MonthFailed(
+            f"{month.name}, root", expected=f"{last.root.hex()} from the entries", found=month.closing_root.hex()
+        )
+    if (first.link, last.link) != (month.opening.link, month.closing.link):
+        raise MonthFailed(
+            f"{month.name}, chain",
+            expected=f"{first.link.hex()} to {last.link.hex()} from the entries",
+            found=f"{month.opening.link.hex()} to {month.closing.link.hex()}",
+        )
+    counts = last.counts - first.counts
+    if counts != Counter(month.counts):
+        wrong = sorted(name for name in {*counts, *month.counts} if counts[name] != month.counts.get(name, 0))
+        raise MonthFailed(
+            f"{month.name}, counts of {wrong[0]}",
+            expected=f"{counts[wrong[0]]} in the entries",
+            found=month.counts.get(wrong[0], 0),
+        )
+    return Claim("month", f"{month.name}: {closing - opening} events, size {closing}, root {month.closing_root.hex()}")
+
+
+# entries, tiles, chain
+
+
+class _Replay:
+    """Computes leaves, links and tiles from the entry bundles, and compares each with its file."""
+
+    def __init__(self, source: Source, checkpoint: Checkpoint, *, is_plain: bool) -> None:
+        self._reader = LogReader(source, checkpoint.tree_size)
+        self._root = checkpoint.root
+        self._size = checkpoint.tree_size
+        self._is_plain = is_plain
+        self._rules = EventRules()
+        self._levels: list[list[bytes]] = [[] for _ in range(LEVEL_MAX + 1)]
+        self._link = FIRST_LINK
+        self._counts: Counter[str] = Counter()
+        self._cuts: list[int] = []
+        self.states: dict[int, _State] = {0: _State()}
+
+    def keep(self, sizes: Iterable[int]) -> None:
+        """Remember the state at these sizes, and at the end."""
+        wanted = {size for size in sizes if 0 < size <= self._size}
+        self._cuts = sorted({*wanted, *([self._size] if self._size else [])}, reverse=True)
+
+    def run(self, progress: Progress) -> None:
+        bundles = -(-self._size // TILE_WIDTH)
+        for number in range(bundles):
+            if number % _PROGRESS_EVERY == 0:
+                progress(number * TILE_WIDTH, self._size)
+            self._replay(number)
+        for level, hashes in enumerate(self._levels[1:], 1):
+            if hashes:
+                self._compare(tile_at(level, (self._size >> (TILE_BITS * level)) // TILE_WIDTH, self._size), hashes)
+        progress(self._size, self._size)
+
+    def claims(self) -> list[Claim]:
+        entries = f"{self._size} entries hashed again"
+        if self._is_plain:
+            return [Claim("entries", entries), Claim("tiles", "every hash tile as computed")]
+        return [
+            Claim("entries", f"{entries}, canonical, versions of {self._rules.subjects} subjects without a gap"),
+            Claim("tiles", "every hash tile as computed"),
+            Claim("chain", f"every link as computed, head {self._link.hex()}"),
+        ]
+
+    def _replay(self, number: int) -> None:
+        entries = self._reader.bundle(number)
+        first = number * TILE_WIDTH
+        leaves = leaf_hashes(entries)
+        self._compare(tile_at(0, number, self._size), leaves)
+        links: list[bytes] = []
+        kinds: list[str] = []
+        if not self._is_plain:
+            links = chain_links(self._link, leaves)
+            self._compare(tile_at(CHAIN, number, self._size), links)
+            kinds = [self._rules.check(first + at, entry) for at, entry in enumerate(entries)]
+        while self._cuts and self._cuts[-1] <= first + len(entries):
+            cut = self._cuts.pop()
+            self.states[cut] = self._state(leaves[: cut - first], links[: cut - first], kinds[: cut - first])
+        if links:
+            self._link = links[-1]
+        self._counts.update(kinds)
+        if len(leaves) == TILE_WIDTH:
+            self._push(1, number, perfect_root(leaves))
+
+    def _state(self, leaves: list[bytes], links: list[bytes], kinds: list[str]) -> _State:
+        root: bytes | None = None
+        for hashes in [leaves, *self._levels[1:]]:
+            root = fold_right(hashes, root)
+        return _State(root or EMPTY_ROOT, links[-1] if links else self._link, self._counts + Counter(kinds))
+
+    def _push(self, level: int, number: int, value: bytes) -> None:
+        hashes = self._levels[level]
+        hashes.append(value)
+        if len(hashes) == TILE_WIDTH:
+            self._compare(Tile(level, number >> TILE_BITS), hashes)
+            self._levels[level] = []
+            self._push(level + 1, number >> TILE_BITS, perfect_root(hashes))
+
+    def _compare(self, tile: Tile, computed: Sequence[bytes]) -> None:
+        stored = self._reader.tile_bytes(tile)
+        if stored == join_hashes(computed):
+            return
+        at = next(i for i, value in enumerate(computed) if stored[i * 32 : i * 32 + 32] != value)
+        if tile.level == 0:
+            self._blame_entry(tile, at, stored[at * 32 : at * 32 + 32], computed[at])
+        kind = "link" if tile.level == CHAIN else "hash"
+        raise LogDamaged(
+            f"{tile.path}, {kind} {at}",
+            expected=f"{computed[at].hex()} from the entries",
+            found=stored[at * 32 : at * 32 + 32].hex(),
+        )
+
+    def _blame_entry(self, tile: Tile, at: int, stored: bytes, computed: bytes) -> None:
+        """When the hash in the tile is the one that was signed, the entry is what was changed."""
+        leaf_index = tile.number * TILE_WIDTH + at
+        try:
+            proof = self._reader.inclusion_proof(leaf_index)
+            verify_inclusion(leaf_index, self._size, stored, proof, self._root)
+        except LedgerError:
+            return
+        bundle = tile_at(ENTRIES, tile.number, self._size)
+        raise LogDamaged(
+            f"{bundle.path}, entry {leaf_index}",
+            expected=f"leaf hash {stored.hex()} as signed",
+            found=f"{computed.hex()}: the entry was changed",
+        )
+
+
+# files that nobody asked for
+
+
+def _sweep(folder: Folder, tree_size: int, *, is_plain: bool) -> Claim:
+    """Every file is a part of the log: older partial tiles agree with the fuller ones, nothing else lies about."""
+    reader = LogReader(folder, tree_size)
+    files = beyond = 0
+    for path in folder.walk():
+        files += 1
+        if path == CHECKPOINT or path.startswith(f"{ROOTS}/"):
+            continue
+        try:
+            tile = parse_tile(path)
+        except Malformed as err:
+            raise LogDamaged(path, expected="a file of the log", found="one that is no part of it") from err
+        if tile.level == CHAIN and is_plain:
+            continue
+        hashes = tree_size >> (TILE_BITS * max(tile.level, 0))
+        if tile.number * TILE_WIDTH + tile.width > hashes:
+            beyond += 1
+        elif tile.width < TILE_WIDTH:
+            _check_partial(folder, reader, tile)
+    unsigned = f", {beyond} of them not yet under the checkpoint" if beyond else ""
+    return Claim("files", f"{files} files, each a part of the log{unsigned}")
+
+
+def _check_partial(folder: Folder, reader: LogReader, tile: Tile) -> None:
+    stored = folder.read(tile.path)
+    if stored is None:  # removed meanwhile: its full tile came
+        return
+    fuller = tile_at(tile.level, tile.number, reader.tree_size)
+    if tile.level == ENTRIES:
+        decode_bundle(tile.path, stored, tile.width)
+        expected = encode_bundle(reader.bundle(tile.number)[: tile.width])
+    else:
+        expected = reader.tile_bytes(fuller)[: tile.width * 32]
+    if stored != expected:
+        raise LogDamaged(tile.path, expected=f"the beginning of {excerpt(fuller.path)}", found="other bytes")

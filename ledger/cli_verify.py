@@ -1,0 +1,55 @@
+"""`tally verify`: check a receipt, or anybody's tlog-proof, against a policy; reads nothing else."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+from ledger.cli_output import Report, load_policy, read_file
+from ledger.errors import LedgerError, WrongUse
+from ledger.policy import Policy
+from ledger.receipt import PROOF_FORMAT, Claim, parse_proof, parse_receipt, verify_proof, verify_receipt
+
+HELP = "check a receipt offline: entry, proof, signatures, month"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("receipt", type=Path, metavar="RECEIPT", help="receipt of `tally prove`, or a .tlog-proof file")
+    parser.add_argument(
+        "--policy", type=Path, required=True, metavar="FILE", help="trust root: keys, witnesses, quorum"
+    )
+    parser.add_argument("--entry", type=Path, metavar="FILE", help="the logged bytes, for a .tlog-proof file")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.epilog = (
+        "examples:\n"
+        "  tally verify winner.receipt --policy boston.policy\n"
+        "  tally verify winner.tlog-proof --entry winner.json --policy boston.policy"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    policy = load_policy(args.policy)
+    data = read_file("receipt", args.receipt)
+    report = Report(is_json=args.json)
+    try:
+        for claim in _claims(args, data, policy):
+            report.claim(claim)
+    except WrongUse:
+        raise
+    except LedgerError as err:
+        return report.finish(err)
+    return report.finish(None)
+
+
+def _claims(args: argparse.Namespace, data: bytes, policy: Policy) -> Iterator[Claim]:
+    what = args.receipt.name
+    if not data.startswith(PROOF_FORMAT.encode()):
+        if args.entry is not None:
+            raise WrongUse(f"--entry goes with a .tlog-proof file; {what} is none, a receipt holds its entry")
+        yield from verify_receipt(what, parse_receipt(what, data), policy)
+        return
+    if args.entry is None:
+        raise WrongUse(f"{what} is a tlog-proof, which does not hold its entry: name it with --entry FILE")
+    entry = read_file("entry", args.entry)
+    yield from verify_proof(what, entry, parse_proof(what, data), policy)

@@ -1,0 +1,195 @@
+"""Offline evidence that an entry is in a log: the tlog-proof (C2SP) and the receipt that wraps one.
+
+tlog-proof                                       receipt, JSON with an indent of one space
+    c2sp.org/tlog-proof@v1                           format        RECEIPT_FORMAT
+    [extra <base64>]                                 entry         the entry's bytes, base64
+    index <leaf index>                               proof         a tlog-proof
+    <base64 hash> ...   (sibling of the leaf first)  certificate   the month's certificate, null while it is open
+    <empty line>
+    <signed checkpoint>
+
+A receipt of a closed month proves against the closing checkpoint, whose bytes the certificate holds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from ledger.encoding import decode_base64, encode_base64, parse_decimal
+from ledger.errors import LogDamaged, Malformed, MonthFailed, NotYetSigned, excerpt
+from ledger.events import describe
+from ledger.files import Source, require
+from ledger.hashing import HASH_BYTES, leaf_hash
+from ledger.months import MonthStatement, certificate_path, open_month, split_root_name, time_text
+from ledger.policy import OpenedCheckpoint, Policy
+from ledger.proofs import PROOF_HASHES_MAX, verify_inclusion
+from ledger.reader import LogReader
+from ledger.tiles import CHECKPOINT
+
+PROOF_FORMAT: Final = "c2sp.org/tlog-proof@v1"
+RECEIPT_FORMAT: Final = "https://tallyroot.example/receipt/v1"
+RECEIPT_BYTES_MAX: Final = 4_000_000
+
+
+class Claim(NamedTuple):
+    """One thing that was checked and holds."""
+
+    name: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class TlogProof:
+    leaf_index: int
+    hashes: tuple[bytes, ...]
+    checkpoint: bytes
+    extra: bytes | None = None
+
+    def __bytes__(self) -> bytes:
+        extra = [] if self.extra is None else [f"extra {encode_base64(self.extra)}"]
+        lines = [PROOF_FORMAT, *extra, f"index {self.leaf_index}", *map(encode_base64, self.hashes), "", ""]
+        return "\n".join(lines).encode() + self.checkpoint
+
+
+def parse_proof(what: str, data: bytes) -> TlogProof:
+    """Read a tlog-proof; raises `Malformed`. Nothing is verified."""
+    head, separator, checkpoint = data.partition(b"\n\n")
+    try:
+        lines = head.decode("ascii").split("\n")
+    except UnicodeDecodeError as err:
+        raise Malformed(what, expected="ASCII before the checkpoint") from err
+    if lines[0] != PROOF_FORMAT or not separator:
+        raise Malformed(what, expected=f"{PROOF_FORMAT}, a proof, an empty line, a checkpoint", found=excerpt(lines[0]))
+    lines.pop(0)
+    extra = None
+    if lines and lines[0].startswith("extra "):
+        extra = decode_base64(f"{what}, extra", lines.pop(0).removeprefix("extra "))
+    if not lines or not lines[0].startswith("index "):
+        raise Malformed(what, expected="an index line", found=excerpt(lines[0]) if lines else "none")
+    leaf_index = parse_decimal(f"{what}, index", lines.pop(0).removeprefix("index "))
+    if len(lines) > PROOF_HASHES_MAX:
+        raise Malformed(what, expected=f"at most {PROOF_HASHES_MAX} hashes", found=len(lines))
+    hashes = tuple(decode_base64(f"{what}, hash", line, HASH_BYTES) for line in lines)
+    return TlogProof(leaf_index, hashes, checkpoint, extra)
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    entry: bytes
+    proof: TlogProof
+    certificate: bytes | None
+
+    def __bytes__(self) -> bytes:
+        value = {
+            "format": RECEIPT_FORMAT,
+            "entry": encode_base64(self.entry),
+            "proof": bytes(self.proof).decode(),
+            "certificate": None if self.certificate is None else self.certificate.decode(),
+        }
+        return json.dumps(value, ensure_ascii=False, indent=1).encode() + b"\n"
+
+
+def parse_receipt(what: str, data: bytes) -> Receipt:
+    """Read a receipt; raises `Malformed` unless writing it again gives the same bytes. Nothing is verified."""
+    if len(data) > RECEIPT_BYTES_MAX:
+        raise Malformed(what, expected=f"at most {RECEIPT_BYTES_MAX} bytes", found=len(data))
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as err:
+        raise Malformed(what, expected="a receipt in JSON", found=excerpt(str(err))) from err
+    match value:
+        case {"format": kind, "entry": str(entry), "proof": str(proof), "certificate": str() | None as certificate}:
+            if kind != RECEIPT_FORMAT:
+                raise Malformed(f"{what}, format", expected=RECEIPT_FORMAT, found=excerpt(kind))
+        case _:
+            raise Malformed(what, expected="a receipt with format, entry, proof and certificate")
+    try:
+        receipt = Receipt(
+            decode_base64(f"{what}, entry", entry),
+            parse_proof(f"{what}, proof", proof.encode()),
+            None if certificate is None else certificate.encode(),
+        )
+        is_same = bytes(receipt) == data
+    except UnicodeError as err:
+        raise Malformed(what, expected="UTF-8", found=excerpt(str(err))) from err
+    if not is_same:
+        raise Malformed(what, expected="the receipt's one canonical form", found="other spaces, keys or escapes")
+    return receipt
+
+
+def prove_entry(source: Source, policy: Policy, leaf_index: int) -> Receipt:
+    """Make the receipt of an entry from the published files, and verify it before it is handed out.
+
+    Raises `NotYetSigned` when no checkpoint covers the entry, `LogDamaged` when the files do not prove it.
+    """
+    latest = policy.open(CHECKPOINT, require(source, CHECKPOINT))
+    if not 0 <= leaf_index < latest.checkpoint.tree_size:
+        raise NotYetSigned(f"entry {leaf_index}: the last checkpoint has size {latest.checkpoint.tree_size}")
+    month = find_month(source, policy, leaf_index)
+    note, tree_size = (latest.note, latest.checkpoint.tree_size)
+    certificate = None
+    if month is not None:
+        certificate, statement = month
+        note, tree_size = statement.closing.checkpoint, statement.closing.tree_size
+    reader = LogReader(source, latest.checkpoint.tree_size)
+    proof = TlogProof(leaf_index, tuple(reader.inclusion_proof(leaf_index, tree_size)), note)
+    receipt = Receipt(reader.entry(leaf_index), proof, certificate)
+    for _ in verify_receipt("new receipt", receipt, policy):
+        pass
+    return receipt
+
+
+def find_month(source: Source, policy: Policy, leaf_index: int) -> tuple[bytes, MonthStatement] | None:
+    """The certificate whose range has a leaf, None while its month is open."""
+    months = [found for name in source.names("roots") if (found := split_root_name(name)) is not None]
+    for month in (month for month, is_provisional in months if not is_provisional):
+        data = require(source, certificate_path(month))
+        statement = open_month(certificate_path(month), data, policy)
+        if leaf_index < statement.closing.tree_size:
+            if leaf_index < statement.opening.tree_size:
+                raise LogDamaged(f"entry {leaf_index}", expected="a month that has it", found=f"none before {month}")
+            return data, statement
+    return None
+
+
+def verify_proof(what: str, entry: bytes, proof: TlogProof, policy: Policy) -> Iterator[Claim]:
+    """Check an entry against a proof and a policy, claim by claim; raises a `LedgerError` at the first no."""
+    leaf = leaf_hash(entry)
+    yield Claim("entry", f"{describe(entry)}, {len(entry)} bytes, leaf hash {leaf.hex()}")
+    opened = policy.open(f"{what}, checkpoint", proof.checkpoint)
+    yield checkpoint_claim(opened)
+    checkpoint = opened.checkpoint
+    verify_inclusion(proof.leaf_index, checkpoint.tree_size, leaf, proof.hashes, checkpoint.root)
+    yield Claim("inclusion", f"the entry is leaf {proof.leaf_index} of {checkpoint.tree_size}")
+
+
+def checkpoint_claim(opened: OpenedCheckpoint) -> Claim:
+    checkpoint = opened.checkpoint
+    signers = ", ".join(label.rpartition("+")[2] for label in opened.signed_by)
+    witnesses = f", witnessed by {', '.join(opened.witnessed_by)}" if opened.witnessed_by else ""
+    at = "at an unknown time" if opened.at_seconds is None else f"at {time_text(opened.at_seconds)}"
+    return Claim("checkpoint", f"{checkpoint.origin}, {checkpoint}, signed {at} by keys {signers}{witnesses}")
+
+
+def verify_receipt(what: str, receipt: Receipt, policy: Policy) -> Iterator[Claim]:
+    """Check a receipt against a policy, one claim after the other; raises a `LedgerError` at the first no."""
+    yield from verify_proof(what, receipt.entry, receipt.proof, policy)
+    if receipt.certificate is None:
+        yield Claim("month", "open when the receipt was made: no certificate yet")
+        return
+    month = open_month(f"{what}, certificate", receipt.certificate, policy)
+    if month.is_provisional:
+        raise MonthFailed(f"{what}, certificate", expected="one of a closed month", found=month.name)
+    first, end = month.opening.tree_size, month.closing.tree_size
+    if not first <= receipt.proof.leaf_index < end:
+        raise MonthFailed(
+            f"{what}, {month.name}", expected=f"a leaf from {first} to {end - 1}", found=receipt.proof.leaf_index
+        )
+    if month.closing.checkpoint != receipt.proof.checkpoint:
+        raise MonthFailed(
+            f"{what}, {month.name}", expected="the checkpoint of the proof as closing one", found="another"
+        )
+    yield Claim("month", f"{month.name}: leaves {first} to {end - 1}, root {month.closing_root.hex()}")
