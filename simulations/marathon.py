@@ -49,6 +49,25 @@ class Replay:
     lags: dict[str, Lag] = field(default_factory=dict)
     settled: bool = True
 
+    def refusals(self) -> Finding:
+        """Whether every command was accepted."""
+        refused: dict[str, int] = self.client["refused"]
+        if not refused:
+            return Finding("every command accepted", ok=True, detail=f"{self.client['accepted']:,} accepted, 0 refused")
+        code = max(refused, key=lambda each: refused[each])
+        detail = f"{sum(refused.values()):,} refused, e.g. {code}: {self.client['examples'][code]}"
+        return Finding("every command accepted", ok=False, detail=detail)
+
+    def as_json(self) -> dict[str, Any]:
+        """The same for machines."""
+        return {
+            "commands": {key: self.client[key] for key in ("sent", "accepted", "refused", "resent")},
+            "seconds": round(self.seconds, 3),
+            "events": self.events,
+            "events_new": self.events - self.events_before,
+            "lags": {name: lag._asdict() for name, lag in self.lags.items()},
+        }
+
 
 async def replay(settings: Settings, tenant: str, players: int | None, progress: Progress) -> Replay:
     """Run the client as a process of its own until it ends, then wait for the projections.

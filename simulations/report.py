@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from simulations.checks import Board, Finding
 from simulations.lag import Lag
@@ -27,6 +27,18 @@ def print_lags(lags: Mapping[str, Lag]) -> None:
     for name, lag in lags.items():
         late = "" if lag.complete_at is not None else "   NOT at the end"
         print(f"            {name:<42}{lag.median_s:>6.2f} s {lag.p99_s:>6.2f} s {lag.worst_s:>6.2f} s{late}")
+
+
+def print_burst(report: Mapping[str, Any]) -> None:
+    """Rates and latencies of a burst."""
+    print(f"burst       {report['completions']:,} completions at one moment, by {report['clients']} client processes")
+    rows = {"accepted (acknowledged)": report["accepted"], "outcomes received": report["outcomes"]}
+    rows |= {"events committed": report["committed"]}
+    rows |= {f"visible: {name}": rate for name, rate in report["visible"].items()}
+    for name, rate in rows.items():
+        print(f"            {name:<24}{rate['count']:>10,} in {rate['seconds']:>7.2f} s {rate['per_second']:>10,.0f}/s")
+    latencies = "  ".join(f"{name} {ms:,.0f} ms" for name, ms in report["latency_ms"].items())
+    print(f"outcome     after the intended start: {latencies}")
 
 
 def print_top(board: Board, official: Sequence[tuple[int, str, str, int]]) -> None:

@@ -64,7 +64,7 @@ def _run(data_dir: Path, tenant: str, players: int | None, *, as_json: bool) -> 
         tenants = len(asyncio.run(list_tenants(settings)))
         replay = asyncio.run(marathon.replay(settings, tenant, players, progress))
         findings = asyncio.run(marathon.check(settings, tenant, players, progress))
-        findings.append(_refusals(replay))
+        findings.append(replay.refusals())
         board = asyncio.run(marathon.top(settings, tenant, 10))
         proof = prove_finish(settings, tenant, board[0][0]) if board else None
     if proof is not None:
@@ -75,15 +75,6 @@ def _run(data_dir: Path, tenant: str, players: int | None, *, as_json: bool) -> 
         _print(replay, findings, board, proof, players=players)
         print_next_steps(data_dir, None if tenants == 1 else tenant, is_up=was_up)
     return 0 if all(finding.ok for finding in findings) else 1
-
-
-def _refusals(replay: marathon.Replay) -> Finding:
-    refused: dict[str, int] = replay.client["refused"]
-    if refused:
-        code = max(refused, key=lambda each: refused[each])
-        detail = f"{sum(refused.values()):,} refused, e.g. {code}: {replay.client['examples'][code]}"
-        return Finding("every command accepted", ok=False, detail=detail)
-    return Finding("every command accepted", ok=True, detail=f"{replay.client['accepted']:,} accepted, 0 refused")
 
 
 def _print(
@@ -110,11 +101,7 @@ def _print(
 def _as_json(replay: marathon.Replay, findings: list[Finding], proof: Proof | None) -> dict[str, Any]:
     return {
         "ok": all(finding.ok for finding in findings),
-        "commands": {key: replay.client[key] for key in ("sent", "accepted", "refused", "resent")},
-        "seconds": round(replay.seconds, 3),
-        "events": replay.events,
-        "events_new": replay.events - replay.events_before,
-        "lags": {name: lag._asdict() for name, lag in replay.lags.items()},
+        **replay.as_json(),
         "checks": [finding._asdict() for finding in findings],
         "proof": None if proof is None else proof.as_json(),
     }
