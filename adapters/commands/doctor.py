@@ -1,7 +1,7 @@
 """`tally doctor`: looks at everything that an installation needs and says of each whether it is as it must be."""
 
 import argparse
-import importlib
+import asyncio
 import importlib.util
 import json
 import os
@@ -27,8 +27,6 @@ from adapters.settings import ENDPOINTS_FILE, Settings, read_endpoints
 HELP = "check Python, packages, servers, disk and endpoints, and say what to do"
 RUN_PACKAGES = ("eventsourcing", "hdrh", "msgspec", "nats", "psycopg", "pyiceberg", "pyiceberg_core", "redis")
 DEFAULT_PORTS = {"nats": 4222, "postgres": 5432, "redis": 6379}
-# Optional: a module of the JetStream room that yields (what, problem or None) for each stream's configuration.
-STREAM_CHECKS = "adapters.jetstream.doctor"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,8 +130,27 @@ def _fsync(data_dir: Path) -> Finding:
     return Finding(what="fsync", ok=ok, detail=detail)
 
 
-def _streams(settings: Settings) -> Iterator[Finding]:
-    if importlib.util.find_spec(STREAM_CHECKS) is None:
-        return
-    for what, problem in importlib.import_module(STREAM_CHECKS).check_streams(settings):
-        yield Finding(what=what, ok=problem is None, detail=problem or "configured as it must be")
+def _streams(settings: Settings) -> list[Finding]:
+    """Compare every tenant's streams with what this version needs."""
+    from adapters.jetstream import streams
+    from adapters.jetstream.connection import connect
+    from bus.errors import BusError
+
+    async def look() -> list[Finding]:
+        client = await connect(settings.nats_url, "tally-doctor", patience_s=1.0)
+        found = []
+        try:
+            for tenant in await streams.tenants(client):
+                try:
+                    await streams.describe(client, tenant)
+                    found.append(Finding(what=f"streams of {tenant}", ok=True, detail="configured as they must be"))
+                except BusError as err:
+                    found.append(Finding(what=f"streams of {tenant}", ok=False, detail=str(err)))
+        finally:
+            await client.close()
+        return found
+
+    try:
+        return asyncio.run(look())
+    except (BusError, TallyError) as err:
+        return [Finding(what="streams", ok=False, detail=str(err))]

@@ -24,6 +24,7 @@ CLIENT_PLACES: dict[str, tuple[str, ...]] = {
     "nats": (
         "adapters/jetstream/",
         "adapters/feed.py",
+        "adapters/status.py",
         "adapters/worker.py",
         "adapters/commands/run.py",
         "simulations/clients/",
@@ -116,6 +117,30 @@ def test_a_forbidden_import_is_found(path, source):
 )
 def test_an_allowed_import_is_left_alone(path, source):
     assert import_faults(Path(path), source) == []
+
+
+def test_auditors_need_the_standard_library_and_cryptography_only():
+    import subprocess
+
+    code = (
+        "import sys, importlib.abc\n"
+        "class OnlyTheBase(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        top = name.split('.')[0]\n"
+        "        base = {'cryptography', 'cffi', '_cffi_backend', 'ledger', 'adapters'}\n"
+        "        if top not in sys.stdlib_module_names and top not in base and not top.startswith('_'):\n"
+        "            raise ModuleNotFoundError(f'{name} is not in the base install', name=name)\n"
+        "sys.meta_path.insert(0, OnlyTheBase())\n"
+        "from adapters.cli import main\n"
+        "for command in ('verify', 'audit'):\n"
+        "    try: main([command, '--help'])\n"
+        "    except SystemExit as ended: assert ended.code == 0\n"
+        "import ledger.cli, ledger.writer, ledger.receipt\n"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert "tally verify" in answer.stdout
 
 
 def test_the_command_line_starts_without_a_heavy_client():

@@ -1,0 +1,137 @@
+"""How an installation stands: each tenant's events, its log, how far each projection is behind; changes nothing."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from nats.aio.client import Client
+
+from adapters import iceberg, postgres, redis_boards
+from adapters.jetstream import streams
+from adapters.jetstream.connection import connect
+from adapters.jetstream.reader import message_at, stream_info
+from adapters.settings import Settings
+from bus import subjects
+from bus.errors import BusError
+from bus.follower import Position
+from ledger.checkpoint import parse_checkpoint
+from ledger.errors import LedgerError
+from ledger.files import Folder
+from ledger.reader import LogReader
+from ledger.tiles import CHECKPOINT
+from projections.errors import ProjectionError
+
+PROJECTIONS: dict[str, Callable[[Settings, str], Awaitable[Position | None]]] = {
+    "leaderboards": redis_boards.read_position,
+    "readmodels": postgres.read_position,
+    "analytics": iceberg.read_position,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FollowerStatus:
+    """`behind_s` is the age of the oldest event that is not yet applied; `problem` says why nothing is known."""
+
+    name: str
+    stream_seq: int | None = None
+    behind_events: int | None = None
+    behind_s: float | None = None
+    problem: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogStatus:
+    """The published head: nothing of it is verified here (tally audit does)."""
+
+    tree_size: int
+    root: str
+    chain_head: str
+    checkpoint_age_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class TenantStatus:
+    tenant: str
+    events: int
+    commands_waiting: int
+    log: LogStatus | None
+    followers: tuple[FollowerStatus, ...]
+
+    @property
+    def ok(self) -> bool:
+        return all(follower.problem is None for follower in self.followers)
+
+
+async def look(settings: Settings) -> list[TenantStatus]:
+    """Return the status of every tenant; raises TallyError or BusError when NATS does not answer."""
+    client = await connect(settings.nats_url, "tally-status", patience_s=1.0)
+    try:
+        return [await _tenant(client, settings, name) for name in await streams.tenants(client)]
+    finally:
+        await client.close()
+
+
+async def _tenant(client: Client, settings: Settings, tenant: str) -> TenantStatus:
+    events = await stream_info(client, subjects.events_stream(tenant))
+    commands = await stream_info(client, subjects.commands_stream(tenant))
+    published = await asyncio.to_thread(_log, settings, tenant)
+    log = published if isinstance(published, LogStatus) else None
+    problem = published if isinstance(published, str) else None
+    signer = FollowerStatus(name="signer", stream_seq=log.tree_size if log else 0, problem=problem)
+    projectors = await asyncio.gather(*(_projector(name, settings, tenant) for name in PROJECTIONS))
+    followers = [await _behind(client, events, follower) for follower in (signer, *projectors)]
+    return TenantStatus(
+        tenant=tenant,
+        events=int(events["state"]["last_seq"]),
+        commands_waiting=int(commands["state"]["messages"]),
+        log=log,
+        followers=tuple(followers),
+    )
+
+
+async def _projector(name: str, settings: Settings, tenant: str) -> FollowerStatus:
+    try:
+        position = await PROJECTIONS[name](settings, tenant)
+    except ProjectionError as err:
+        return FollowerStatus(name=name, problem=str(err))
+    return FollowerStatus(name=name, stream_seq=position.stream_seq if position else 0)
+
+
+async def _behind(client: Client, events: dict[str, dict[str, int]], follower: FollowerStatus) -> FollowerStatus:
+    """Complete a follower's status with how far it is behind; positions move on while we look."""
+    if follower.stream_seq is None or follower.problem is not None:
+        return follower
+    behind = max(0, int(events["state"]["last_seq"]) - follower.stream_seq)
+    age_s = 0.0
+    if behind:
+        try:
+            found = await message_at(client, str(events["config"]["name"]), follower.stream_seq + 1)
+        except BusError as err:
+            return FollowerStatus(name=follower.name, stream_seq=follower.stream_seq, problem=str(err))
+        if found is not None:
+            age_s = max(0.0, (datetime.now(UTC) - datetime.fromisoformat(found[2])).total_seconds())
+    return FollowerStatus(
+        name=follower.name, stream_seq=follower.stream_seq, behind_events=behind, behind_s=round(age_s, 3)
+    )
+
+
+def _log(settings: Settings, tenant: str) -> LogStatus | str | None:
+    """Return the head of the published log, None before the first checkpoint, or what is wrong with it."""
+    folder = Folder(settings.log_dir / tenant)
+    try:
+        data = folder.read(CHECKPOINT)
+        if data is None:
+            return None
+        checkpoint, _ = parse_checkpoint(CHECKPOINT, data)
+        link = LogReader(folder, checkpoint.tree_size).link(checkpoint.tree_size)
+        age_s = max(0.0, time.time() - (folder.root / CHECKPOINT).stat().st_mtime)
+    except (LedgerError, OSError) as err:
+        return str(err)
+    return LogStatus(
+        tree_size=checkpoint.tree_size,
+        root=checkpoint.root.hex(),
+        chain_head=link.hex(),
+        checkpoint_age_s=round(age_s, 3),
+    )

@@ -1,0 +1,82 @@
+"""`tally status` on a whole installation with its real processes."""
+
+import json
+
+import pytest
+
+from adapters import cli
+from adapters.supervisor import Supervisor
+from tests.platform.processes import wait_for
+
+
+@pytest.fixture(scope="module")
+def installation(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("whole")
+    with Supervisor(directory) as running:
+        assert cli.main(["tenant", "create", "boston", "--data", str(directory)]) == 0
+        data = '{"region":"GBR","cohort":null}'
+        assert cli.main(["send", "RegisterPlayer", "ada", data, "--tenant", "boston", "--data", str(directory)]) == 0
+        yield running
+
+
+def status(installation, capsys) -> tuple[int, dict]:
+    code = cli.main(["status", "--json", "--data", str(installation.data_dir)])
+    return code, json.loads(capsys.readouterr().out)
+
+
+def followers(installation, capsys) -> dict[str, dict]:
+    _, said = status(installation, capsys)
+    return {follower["name"]: follower for follower in said["tenants"][0]["followers"]}
+
+
+def test_signer_and_projections_reach_the_end_of_the_stream(installation, capsys):
+    quick = ("signer", "leaderboards", "readmodels")
+
+    assert wait_for(lambda: all(followers(installation, capsys)[name]["stream_seq"] == 2 for name in quick))
+    code, said = status(installation, capsys)
+    assert code == 0
+    assert said["tenants"][0]["events"] == 2
+    assert said["tenants"][0]["log"]["tree_size"] == 2
+
+
+def test_what_waits_is_counted_in_events_and_seconds(installation, capsys):
+    analytics = followers(installation, capsys)["analytics"]
+
+    assert (analytics["behind_events"] == 0) == (analytics["behind_s"] == 0.0)
+    assert analytics["behind_events"] + analytics["stream_seq"] == 2
+
+
+def test_a_person_gets_a_line_for_each_part(installation, capsys):
+    code = cli.main(["status", "--data", str(installation.data_dir)])
+    said = capsys.readouterr().out
+
+    assert code == 0
+    for part in (installation.endpoints["nats"], "tenant boston: 2 events", "leaderboards", "chain head"):
+        assert part in said
+
+
+def test_a_projection_that_cannot_be_asked_is_named_and_the_check_fails(installation, capsys, monkeypatch):
+    monkeypatch.setenv("TALLY_REDIS_URL", "redis://127.0.0.1:1/0")
+    code, said = status(installation, capsys)
+    boards = said["tenants"][0]["followers"][1]
+
+    assert code == 1
+    assert boards["name"] == "leaderboards"
+    assert boards["problem"]
+
+
+def test_a_damaged_checkpoint_is_named(installation, capsys):
+    path = installation.data_dir / "published" / "boston" / "checkpoint"
+    assert wait_for(path.exists)
+    good = path.read_bytes()
+    path.write_bytes(good[:40])
+    code, said = status(installation, capsys)
+    path.write_bytes(good)
+
+    assert code == 1
+    assert "checkpoint" in said["tenants"][0]["followers"][0]["problem"]
+
+
+def test_where_nothing_is_up_the_line_says_how_to_start(tmp_path, capsys):
+    assert cli.main(["status", "--data", str(tmp_path)]) == 2
+    assert f"tally up --data {tmp_path}" in capsys.readouterr().err
