@@ -123,7 +123,8 @@ class SharedRead:
         reader = self._own.get(name)
         if reader is None:
             reader = self._own[name] = PullReader(self._client, self._stream, seq)
-        records = [Recorded(at, message.data) for at, message in await reader.take(RECORDS_AT_ONCE, timeout_s=timeout_s)]
+        taken = await reader.take(RECORDS_AT_ONCE, timeout_s=timeout_s)
+        records = [Recorded(at, message.data) for at, message in taken]
         if records and records[0].stream_seq != seq + 1:
             message = f"{self._stream} goes on at {records[0].stream_seq}, wanted {seq + 1}"
             raise WrongStream(message)
@@ -145,7 +146,7 @@ async def keep_following(
             wait_s = 0.5
             await _follow(read, follower, position.stream_seq, stop)
             await follower.close()
-        except Exception as err:  # noqa: BLE001 - one follower's failure must not stop the others
+        except Exception as err:
             log.warning("%s of %s: %s: %s; again in %g s", follower.name, tenant, type(err).__name__, err, wait_s)
             log.debug("trace", exc_info=True)
             await asyncio.sleep(wait_s)
@@ -186,7 +187,9 @@ async def require_on_stream(client: Client, stream: StreamIdentity, name: str, p
         raise WrongStream(message)
     found = await message_at(client, stream.name, position.stream_seq)
     if found is None:
-        message = f"{name} is at {position.stream_seq}, {stream.name} does not reach so far: was it restored? rebuild {name}"
+        message = (
+            f"{name} is at {position.stream_seq}, {stream.name} does not reach so far: was it restored? rebuild {name}"
+        )
         raise WrongStream(message)
     if leaf_hash(found[1]) != position.leaf_hash:
         message = f"{name} is at another event {position.stream_seq} than {stream.name} holds: rebuild {name}"

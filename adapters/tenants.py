@@ -6,6 +6,7 @@ from typing import Any
 
 from adapters.jetstream import streams
 from adapters.jetstream.connection import connect
+from adapters.jetstream.reader import stream_info
 from adapters.settings import Settings
 
 
@@ -40,7 +41,7 @@ async def list_tenants(settings: Settings) -> list[dict[str, Any]]:
 
 async def _summary(client: Any, name: str) -> dict[str, Any]:
     tenant = await streams.describe(client, name)
-    info = await streams.stream_info(client, tenant.events.name)
+    info = await stream_info(client, tenant.events.name)
     return {
         "tenant": name,
         "partitions": tenant.partitions,

@@ -15,7 +15,7 @@ def which_tenant(settings: Settings, named: str | None) -> str:
         return require_token("the tenant", named)
     names = list(settings.tenants)
     if len(names) != 1 and settings.nats_url:
-        from adapters.tenants import list_tenants  # noqa: PLC0415 - the auditors' commands run without NATS
+        from adapters.tenants import list_tenants
 
         names = [row["tenant"] for row in asyncio.run(list_tenants(settings))]
     if len(names) == 1:

@@ -34,8 +34,11 @@ def now_ms() -> int:
 class Worker:
     """Takes part in deciding the commands of all tenants until `stop` is set."""
 
-    def __init__(self, nats_url: str, *, owners_max: int = OWNERS_MAX) -> None:
+    def __init__(
+        self, nats_url: str, *, owners_max: int = OWNERS_MAX, only_tenants: frozenset[str] | None = None
+    ) -> None:
         self._nats_url = nats_url
+        self._only_tenants = only_tenants
         self._owners_max = owners_max
         self._new_id = NUID()
         self.worker_id = self._id()
@@ -48,7 +51,7 @@ class Worker:
     async def run(self, stop: asyncio.Event, ready: asyncio.Event) -> None:
         """Join, decide, and hand over at once when `stop` is set."""
         client = await connect(self._nats_url, f"tally-worker-{self.worker_id}")
-        membership = Membership(client, self.worker_id)
+        membership = Membership(client, self.worker_id, self._only_tenants)
         try:
             await membership.join()
             while not stop.is_set():
@@ -62,10 +65,9 @@ class Worker:
             await self._hand_over(membership)
             await client.close()
 
-    @property
-    def partitions(self) -> list[Partition]:
-        """The partitions that run here now."""
-        return [partition for partition, _ in self._running.values()]
+    def of(self, tenant: str) -> set[int]:
+        """The partitions of a tenant that run here now."""
+        return {number for name, number in self._running if name == tenant}
 
     async def _tend(self, client: Client, membership: Membership) -> None:
         """Be seen, start and stop partitions as they fall to us, purge what is decided."""
@@ -88,7 +90,7 @@ class Worker:
     async def _find_tenants(self, client: Client) -> None:
         """Learn of new tenants; one whose streams are not as they must be is refused and does not stop the others."""
         for name in await streams.tenants(client):
-            if name in self._tenants:
+            if name in self._tenants or (self._only_tenants is not None and name not in self._only_tenants):
                 continue
             try:
                 self._tenants[name] = await streams.describe(client, name)

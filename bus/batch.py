@@ -74,7 +74,7 @@ class _Draft:
         self.last = -1
 
 
-class BatchFull(Exception):  # noqa: N818 - says when to commit, nothing failed
+class BatchFull(Exception):
     """The next command's events do not fit any more: commit, then go on with it."""
 
 
@@ -154,9 +154,9 @@ class Batch:
         self._known[target.id, request.id] = accepted
         self.answers.append(accepted)
         self._accepted += 1
-        for key in drafts:
+        for key, draft in drafts.items():
             if key.id != target.id and self._is_foreign(key.id):
-                if drafts[key].first >= 0:
+                if draft.first >= 0:
                     self.foreign_written.add(key)
                 elif key in plan.reads:
                     self._fences[key] = None
@@ -284,8 +284,9 @@ class Batch:
             if message.expected is not None and message.subject.startswith(player)
         ]
         if len(carriers) < len(fences):
-            message = f"{len(fences)} aggregates were read for {len(carriers)} messages; each command must write its player"
-            raise BusError(message)
+            raise BusError(
+                f"{len(fences)} aggregates read, {len(carriers)} messages to fence them; wanted one for each"
+            )
         for key, at in zip(fences, carriers, strict=False):
             carried = self.messages[at]
             fence = subjects.event(self._tenant, key.aggregate, key.id)

@@ -84,8 +84,10 @@ COMMANDS_DECIDED: Final = "commands-decided/1"
 _event_decoder: Final = msgspec.json.Decoder(EventEnvelope)
 _command_decoder: Final = msgspec.json.Decoder(CommandEnvelope)
 _inbox_decoder: Final = msgspec.json.Decoder(CommandsDecided)
-_data_decoders: Final = {name: msgspec.json.Decoder(kind) for name, kind in EVENTS.items()}
-_command_data_decoders: Final = {
+_data_decoders: Final[dict[str, msgspec.json.Decoder[Any]]] = {
+    name: msgspec.json.Decoder(kind) for name, kind in EVENTS.items()
+}
+_command_decoders: Final[dict[str, tuple[str, str, msgspec.json.Decoder[Any]]]] = {
     name: (stored, aggregate, msgspec.json.Decoder(kind)) for name, (stored, aggregate, kind) in COMMANDS.items()
 }
 
@@ -166,7 +168,7 @@ def decode_command(tenant: str, stream_seq: int, address: tuple[str, str, str], 
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as err:
         code = "malformed"
         raise Malformed(code, f"not a CloudEvents 1.0 command in JSON: {_one_line(err)}") from err
-    known = _command_data_decoders.get(name)
+    known = _command_decoders.get(name)
     if known is None:
         code = "unknown-command"
         raise Malformed(code, f"command {_one_line(name)!r} is not known; wanted one of {', '.join(COMMANDS)}")

@@ -1,13 +1,13 @@
 """Failures of the bus.
 
-    BusError
-      Malformed           a command that cannot be read; `code` as in a refusal
-      WireError           a stored body that is not what it must be
-      AppendRefused       the event store took nothing of a batch
-        Conflict          somebody else wrote first: re-read and decide again
-      OutcomeUnknown      no answer came: re-read before anything is reported
-      StoreUnavailable    the event store does not answer
-      WrongStream         a stream is missing or not configured as it must be
+BusError
+  Malformed           a command that cannot be read; `code` as in a refusal
+  WireError           a stored body that is not what it must be
+  AppendRefused       the event store took nothing of a batch
+    Conflict          somebody else wrote first: re-read and decide again
+  OutcomeUnknown      no answer came: re-read before anything is reported
+  StoreUnavailable    the event store does not answer
+  WrongStream         a stream is missing or not configured as it must be
 """
 
 from __future__ import annotations

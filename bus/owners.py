@@ -109,5 +109,3 @@ class OwnerCache:
 
 def _digest(owner_id: str) -> int:
     return int.from_bytes(blake2b(owner_id.encode(), digest_size=8).digest(), "little")
-
-

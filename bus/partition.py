@@ -33,14 +33,14 @@ FOREIGN_MAX: Final = 10_000
 CONFLICT_WAIT_S: Final = 0.02
 
 
-class _Task(NamedTuple):
+class Task(NamedTuple):
     """A delivery that can be decided, with what it needs."""
 
     request: CommandRequest
     plan: Plan
 
 
-class Overtaken(Exception):  # noqa: N818 - a fact about ownership, not a failure
+class Overtaken(Exception):
     """Another worker has written this partition's inbox: what we know of it is out of date."""
 
 
@@ -60,7 +60,7 @@ class ForeignLocks:
 class Partition:
     """Runs one partition until it is cancelled; restarts itself from the inbox when it was overtaken."""
 
-    def __init__(  # noqa: PLR0913 - the ports of one partition, all by name
+    def __init__(
         self,
         *,
         tenant: str,
@@ -86,7 +86,7 @@ class Partition:
         self._new_id = new_id
         self._own = OwnerCache(owners_max)
         self._foreign: dict[str, Owner] = {}
-        self._is_stopping = False
+        self.is_stopping = False
         self._taking: asyncio.Future[list[Delivery]] | None = None
         self._contended: set[Key] = set()
         self._head: InboxHead | None = None
@@ -99,7 +99,7 @@ class Partition:
 
     async def run(self) -> None:
         """Take, decide, commit, answer, until `stop` is called."""
-        while not self._is_stopping:
+        while not self.is_stopping:
             await self.take_over()
             source = await self._commands.open(self.number, self.decided_seq)
             try:
@@ -112,7 +112,7 @@ class Partition:
 
     def stop(self) -> None:
         """Let `run` return: at once when it waits for commands, else when the current batch is answered."""
-        self._is_stopping = True
+        self.is_stopping = True
         if self._taking is not None:
             self._taking.cancel()
 
@@ -130,25 +130,34 @@ class Partition:
         self._own.restart(owner_id for owner_id in await self._store.owners() if self._is_own(owner_id))
 
     async def _follow(self, source: CommandSource) -> None:
-        waiting: list[Delivery] = []
-        while not self._is_stopping:
-            if not waiting:
-                self._taking = asyncio.ensure_future(source.take(MESSAGES_MAX))
-                try:
-                    waiting = await self._taking
-                except asyncio.CancelledError:
-                    if self._is_stopping:
-                        return
-                    raise
-                finally:
-                    self._taking = None
-            done = await self.process(waiting)
-            del waiting[:done]
+        deliveries: list[Delivery] = []
+        tasks: list[Task | RefusedAnswer] = []
+        while not self.is_stopping:
+            if not deliveries:
+                deliveries = await self._take(source)
+                tasks = [self.read(delivery) for delivery in deliveries]
+            if deliveries:
+                done = await self.process(deliveries, tasks)
+                del deliveries[:done], tasks[:done]
 
-    async def process(self, deliveries: list[Delivery]) -> int:
-        """Decide and commit the first of the deliveries in one transaction, answer them; returns how many."""
-        tasks = [self._read(delivery) for delivery in deliveries]
-        held = {key for task in tasks if isinstance(task, _Task) for key in task.plan.reads} & self._contended
+    async def _take(self, source: CommandSource) -> list[Delivery]:
+        """The next commands, none when `stop` was called meanwhile."""
+        self._taking = asyncio.ensure_future(source.take(MESSAGES_MAX))
+        try:
+            return await self._taking
+        except asyncio.CancelledError:
+            if not self.is_stopping:
+                raise
+            return []
+        finally:
+            self._taking = None
+
+    async def process(self, deliveries: list[Delivery], tasks: list[Task | RefusedAnswer]) -> int:
+        """Decide and commit the first of the deliveries in one transaction, answer them; returns how many.
+
+        `tasks` says of each delivery what `read` made of it.
+        """
+        held = {key for task in tasks if isinstance(task, Task) for key in task.plan.reads} & self._contended
         is_fresh = False
         conflicts = 0
         async with AsyncExitStack() as locks:
@@ -175,37 +184,28 @@ class Partition:
         self._own.passivate()
         return count
 
-    def _read(self, delivery: Delivery) -> _Task | RefusedAnswer:
+    def read(self, delivery: Delivery) -> Task | RefusedAnswer:
         """What the delivery asks for, or the refusal of what cannot be read."""
         address = subjects.split_command(delivery.subject)
         subject = f"{address[0]}/{address[1]}"
         try:
-            if delivery.reply_to is not None and not subjects.is_reply_allowed(self.tenant, delivery.reply_to):
-                code = "forbidden-reply"
-                wanted = f"_INBOX.… or tally.out.{self.tenant}.…"
-                raise Malformed(code, f"Tally-Reply-To is {delivery.reply_to[:80]!r}, wanted {wanted}")
+            self._require_reply_allowed(delivery)
             request = decode_command(self.tenant, delivery.stream_seq, address, delivery.body)
         except Malformed as refusal:
             command_id = command_id_of(delivery.body, delivery.stream_seq)
             return RefusedAnswer(command_id, subject, refusal.code, refusal.message)
-        return _Task(request, plan(request.target, request.command))
+        return Task(request, plan(request.target, request.command))
 
-    async def _load(self, tasks: list[_Task | RefusedAnswer]) -> None:
+    def _require_reply_allowed(self, delivery: Delivery) -> None:
+        if delivery.reply_to is not None and not subjects.is_reply_allowed(self.tenant, delivery.reply_to):
+            wanted = f"_INBOX.… or tally.out.{self.tenant}.…"
+            code = "forbidden-reply"
+            raise Malformed(code, f"Tally-Reply-To is {delivery.reply_to[:80]!r}, wanted {wanted}")
+
+    async def _load(self, tasks: list[Task | RefusedAnswer]) -> None:
         """Make every owner live that the tasks need; those with a history are read in bulk."""
-        needed = {task.request.target.id for task in tasks if isinstance(task, _Task)}
-        for task in tasks:
-            if isinstance(task, _Task):
-                needed.update(key.id for keys in task.plan for key in keys)
-        missing = []
-        for owner_id in needed:
-            if not self._is_own(owner_id):
-                if owner_id not in self._foreign:
-                    missing.append(owner_id)
-            elif self._own.get(owner_id) is None:
-                if self._own.has_history(owner_id):
-                    missing.append(owner_id)
-                else:
-                    self._own.put(owner_id, Owner())
+        needed = {key.id for task in tasks if isinstance(task, Task) for keys in task.plan for key in keys}
+        missing = [owner_id for owner_id in needed if self._is_missing(owner_id)]
         if not missing:
             return
         histories = await self._store.histories(missing)
@@ -218,7 +218,18 @@ class Partition:
             else:
                 self._foreign[owner_id] = owner
 
-    def _decide(self, deliveries: list[Delivery], tasks: list[_Task | RefusedAnswer]) -> tuple[Batch, int]:
+    def _is_missing(self, owner_id: str) -> bool:
+        """Whether an owner must be read; one of our own without history is simply new."""
+        if self._is_foreign(owner_id):
+            return owner_id not in self._foreign
+        if self._own.get(owner_id) is not None:
+            return False
+        if self._own.has_history(owner_id):
+            return True
+        self._own.put(owner_id, Owner())
+        return False
+
+    def _decide(self, deliveries: list[Delivery], tasks: list[Task | RefusedAnswer]) -> tuple[Batch, int]:
         """Decide as many as one transaction holds; a command that breaks our own code is refused and logged."""
         broken: set[int] = set()
         while True:
@@ -239,7 +250,7 @@ class Partition:
                 continue
             return batch, count
 
-    def _decide_one(self, batch: Batch, seq: int, task: _Task | RefusedAnswer, *, is_broken: bool) -> None:
+    def _decide_one(self, batch: Batch, seq: int, task: Task | RefusedAnswer, *, is_broken: bool) -> None:
         if isinstance(task, RefusedAnswer):
             command_id, subject = task.command_id, task.subject
         else:

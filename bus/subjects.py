@@ -58,8 +58,8 @@ def command(tenant: str, aggregate: str, owner: str, name: str) -> str:
 
 def partitioned_commands(tenant: str, partitions: int) -> tuple[str, str]:
     """Source and destination of the stream's subject transform: a partition token by owner comes in."""
-    destination = f"tally.cmd.{tenant}.{{{{partition({partitions},2)}}}}.{{{{wildcard(1)}}}}.{{{{wildcard(2)}}}}.{{{{wildcard(3)}}}}"
-    return published_commands(tenant), destination
+    rest = "{{wildcard(1)}}.{{wildcard(2)}}.{{wildcard(3)}}"
+    return published_commands(tenant), f"tally.cmd.{tenant}.{{{{partition({partitions},2)}}}}.{rest}"
 
 
 def partition_filter(tenant: str, partition: int) -> str:
@@ -108,7 +108,7 @@ def is_reply_allowed(tenant: str, reply_to: str) -> bool:
     """Whether an outcome may go there: anything but an inbox or the tenant's own outcomes would let a sender forge."""
     if not reply_to.startswith(("_INBOX.", f"tally.out.{tenant}.")):
         return False
-    return len(reply_to) <= 256 and all(is_token(token) for token in reply_to.split("."))  # noqa: PLR2004
+    return len(reply_to) <= 256 and all(is_token(token) for token in reply_to.split("."))
 
 
 def query(tenant: str, *tokens: str) -> str:

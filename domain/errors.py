@@ -1,10 +1,10 @@
 """Refusals: the domain's typed answers of "no".
 
-    Refused                      code and message; expected, answered, never logged as an error
-      UnknownQuest  QuestExists  RetiredQuest  QuestNotOpen  QuestClosed  UnknownDivision
-      NotRegistered  AlreadyRegistered
-      NotAccepted  AlreadyAccepted  AlreadyCompleted  UnknownStep  StepAlreadyReached  FinishBeforeStart
-      InsufficientTokens  UnknownRecipient  InvalidData
+Refused                      code and message; expected, answered, never logged as an error
+  UnknownQuest  QuestExists  RetiredQuest  QuestNotOpen  QuestClosed  UnknownDivision
+  NotRegistered  AlreadyRegistered
+  NotAccepted  AlreadyAccepted  AlreadyCompleted  UnknownStep  StepAlreadyReached  FinishBeforeStart
+  InsufficientTokens  UnknownRecipient  InvalidData
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 
-class Refused(Exception):  # noqa: N818 - a refusal is an answer, not an error (STYLE.md)
+class Refused(Exception):
     """A rule says no; `code` is stable and for programs, the message is one line for people."""
 
     code: ClassVar[str] = "refused"

@@ -206,9 +206,7 @@ def evolve(state: PlayerState, event: PlayerEvent, at_ms: int) -> PlayerState:
         case BadgeAwarded():
             return msgspec.structs.replace(state, badges=(*state.badges, event.badge))
         case QuestAccepted():
-            attempt = Attempt(
-                number=event.attempt, status="running", accepted_at_ms=at_ms, divisions=event.divisions
-            )
+            attempt = Attempt(number=event.attempt, status="running", accepted_at_ms=at_ms, divisions=event.divisions)
             return _with_attempt(state, event.quest, attempt)
         case PlayerRegistered():
             return msgspec.structs.replace(state, registered=True)
@@ -325,7 +323,8 @@ def _complete(
         message = f"the finish at {to_time(at_ms)} lies before the start at {to_time(attempt.accepted_at_ms)}"
         raise FinishBeforeStart(message)
     if command.elapsed_ms < attempt.last_elapsed_ms:
-        message = f"the finish after {command.elapsed_ms} ms lies before a step reached after {attempt.last_elapsed_ms} ms"
+        reached_ms = attempt.last_elapsed_ms
+        message = f"the finish after {command.elapsed_ms} ms lies before a step reached after {reached_ms} ms"
         raise FinishBeforeStart(message)
     completed = QuestCompleted(
         quest=command.quest,

@@ -185,7 +185,7 @@ def _publish(command: PublishQuest, state: QuestState, quest: str) -> tuple[Ques
         message = f"quest {quest} has a supply but no badge; the supply is how many get the badge"
         raise InvalidData(message)
     bounds = [_bound_ms(time) for time in (command.opens_at, command.closes_at) if time is not None]
-    if len(bounds) == 2 and bounds[1] <= bounds[0]:  # noqa: PLR2004 - opening and closing
+    if len(bounds) == 2 and bounds[1] <= bounds[0]:
         message = f"quest {quest} closes at {command.closes_at}, not after it opens at {command.opens_at}"
         raise InvalidData(message)
     return (

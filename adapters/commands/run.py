@@ -50,6 +50,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="players that a worker keeps in memory (TALLY_OWNERS_MAX; default %(default)s)",
     )
+    parser.add_argument(
+        "--only-tenants",
+        default=os.environ.get("TALLY_ONLY_TENANTS", ""),
+        metavar="NAMES",
+        help="serve these tenants, commas between (TALLY_ONLY_TENANTS; default: all)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -64,30 +70,32 @@ def run(args: argparse.Namespace) -> int:
     followers = [name for name in names if name != WORKER]
     need = {"nats_url", *(field for name in followers for field in FOLLOWERS[name][2])}
     settings = Settings.load(args.data, need=sorted(need))
-    asyncio.run(_serve(settings, names, args.owners_max))
+    only = frozenset(name for name in args.only_tenants.split(",") if name) or None
+    worker = Worker(settings.nats_url, owners_max=args.owners_max, only_tenants=only) if WORKER in names else None
+    asyncio.run(_serve(settings, worker, followers, only))
     return 0
 
 
-async def _serve(settings: Settings, names: list[str], owners_max: int) -> None:
+async def _serve(settings: Settings, worker: Worker | None, followers: list[str], only: frozenset[str] | None) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    ready = [asyncio.Event() for _ in range((WORKER in names) + any(name != WORKER for name in names))]
+    decides, follows = asyncio.Event(), asyncio.Event()
     async with asyncio.TaskGroup() as group:
-        waiting = iter(ready)
-        if WORKER in names:
-            group.create_task(Worker(settings.nats_url, owners_max=owners_max).run(stop, next(waiting)))
-        followers = [name for name in names if name != WORKER]
+        if worker is not None:
+            group.create_task(worker.run(stop, decides))
+            await decides.wait()
         if followers:
-            group.create_task(_follow_all_tenants(settings, followers, stop, next(waiting)))
-        for event in ready:
-            await event.wait()
+            group.create_task(_follow_all_tenants(settings, followers, only, stop, follows))
+            await follows.wait()
         _say_ready()
 
 
-async def _follow_all_tenants(settings: Settings, names: list[str], stop: asyncio.Event, ready: asyncio.Event) -> None:
-    """Follow every tenant's events; a tenant that is created meanwhile is taken up within a second."""
+async def _follow_all_tenants(
+    settings: Settings, names: list[str], only: frozenset[str] | None, stop: asyncio.Event, ready: asyncio.Event
+) -> None:
+    """Follow the tenants' events; a tenant that is created meanwhile is taken up within a second."""
     client = await connect(settings.nats_url, f"tally-{'-'.join(names)}")
     makers = [_maker(name) for name in names]
     followed: dict[str, list[asyncio.Task[None]]] = {}
@@ -95,7 +103,7 @@ async def _follow_all_tenants(settings: Settings, names: list[str], stop: asynci
         while not stop.is_set():
             try:
                 for tenant in await streams.tenants(client):
-                    if tenant not in followed:
+                    if tenant not in followed and (only is None or tenant in only):
                         followed[tenant] = await _follow_tenant(client, settings, tenant, makers, stop)
             except (BusError, nats.errors.Error, TimeoutError) as err:
                 log.warning("%s", err)

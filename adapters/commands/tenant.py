@@ -42,9 +42,7 @@ def run(args: argparse.Namespace) -> int:
             print(f"{row['tenant']:<20} {row['events']:>12,} events  {row['partitions']} partitions  {row['intake']}")
         return 0
     is_new = asyncio.run(
-        create_tenant(
-            settings, args.name, partitions=args.partitions, intake=args.intake, replicas=args.replicas
-        )
+        create_tenant(settings, args.name, partitions=args.partitions, intake=args.intake, replicas=args.replicas)
     )
     if args.json:
         print(json.dumps({"tenant": args.name, "created": is_new}))

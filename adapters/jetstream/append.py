@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -90,7 +90,8 @@ def frames(batch_id: str, messages: Sequence[Message], reply: str) -> bytes:
 
 
 def _first_seq(body: bytes, count: int) -> int:
-    answer = json.loads(body) if body else {"error": {"err_code": 0, "description": "no stream takes these subjects"}}
+    nobody = {"error": {"err_code": 0, "description": "no stream takes these subjects"}}
+    answer: dict[str, Any] = json.loads(body) if body else nobody
     error = answer.get("error")
     if error is None:
         return int(answer["seq"]) - count + 1

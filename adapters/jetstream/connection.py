@@ -7,7 +7,6 @@ import json
 import logging
 from typing import Any, Final
 
-import nats
 import nats.errors
 from nats.aio.client import Client
 
@@ -23,31 +22,34 @@ NO_RESPONDERS: Final = 503
 
 async def connect(url: str, name: str, *, patience_s: float = 5.0) -> Client:
     """A connection that reconnects for ever once it stood; raises `NotConfigured` when no server answers."""
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + patience_s
-    while True:
-        try:
-            return await nats.connect(
+    client = Client()
+    met: list[Exception] = []
+
+    async def on_error(err: Exception) -> None:
+        met.append(err)
+        del met[:-1]
+        log.debug("nats: %s", err)
+
+    try:
+        async with asyncio.timeout(patience_s):
+            await client.connect(
                 url,
                 name=name,
                 connect_timeout=2,
                 allow_reconnect=True,
                 max_reconnect_attempts=-1,
-                reconnect_time_wait=0.25,
+                reconnect_time_wait=0.25,  # type: ignore[arg-type] # it sleeps so long; fractions are fine
                 ping_interval=10,
                 max_outstanding_pings=3,
                 pending_size=PENDING_BYTES_MAX,
-                error_cb=_on_error,
+                error_cb=on_error,
             )
-        except (nats.errors.Error, OSError) as err:
-            if loop.time() >= deadline:
-                message = f"no NATS server answers at {url} ({err}): start one (tally up), or set TALLY_NATS_URL"
-                raise NotConfigured(message) from err
-            await asyncio.sleep(0.2)
-
-
-async def _on_error(err: Exception) -> None:
-    log.debug("nats: %s", err)
+    except (nats.errors.Error, OSError, TimeoutError) as err:
+        await client.close()
+        words = met[0] if met else "no answer"
+        line = f"no NATS server answers at {url} ({words}): start one (tally up), or set TALLY_NATS_URL"
+        raise NotConfigured(line) from err
+    return client
 
 
 async def api(client: Client, subject: str, body: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from nats.aio.client import Client
@@ -20,9 +21,10 @@ NAME_IN_USE: Final = 10058
 class Membership:
     """One worker's place among its peers."""
 
-    def __init__(self, client: Client, worker_id: str) -> None:
+    def __init__(self, client: Client, worker_id: str, tenants: frozenset[str] | None) -> None:
         self._client = client
         self._id = worker_id
+        self._serves = b"" if tenants is None else ",".join(sorted(tenants)).encode()
 
     async def join(self) -> None:
         """Create the stream when it is missing, and be seen."""
@@ -45,20 +47,24 @@ class Membership:
         await self.beat()
 
     async def beat(self) -> None:
-        """Be seen for a few more seconds."""
-        await self._client.request(f"{_PREFIX}{self._id}", b"", timeout=2)
+        """Be seen for a few more seconds, with the tenants that one serves (none named: all)."""
+        await self._client.request(f"{_PREFIX}{self._id}", self._serves, timeout=2)
 
-    async def members(self) -> list[str]:
-        """Every worker that was seen lately, oneself included, in one order for all."""
+    async def members(self) -> dict[str, frozenset[str] | None]:
+        """Every worker that was seen lately and the tenants that it serves (None: all)."""
         found = await direct_get(self._client, STREAM, {"multi_last": [f"{_PREFIX}*"]})
-        return sorted({subject.removeprefix(_PREFIX) for _, subject, _ in found} | {self._id})
+        return {
+            subject.removeprefix(_PREFIX): frozenset(body.decode().split(",")) if body else None
+            for _, subject, body in found
+        }
 
     async def leave(self) -> None:
         """Be forgotten at once, so that the others take over."""
         await api(self._client, f"STREAM.PURGE.{STREAM}", {"filter": f"{_PREFIX}{self._id}"})
 
 
-def share(partitions: int, tenant: str, members: list[str], worker_id: str) -> set[int]:
-    """The partitions of a tenant that fall to a worker; every one falls to exactly one of the members."""
+def share(partitions: int, tenant: str, members: Mapping[str, frozenset[str] | None], worker_id: str) -> set[int]:
+    """The partitions of a tenant that fall to a worker; each falls to exactly one of those who serve the tenant."""
+    serving = sorted({worker_id, *(name for name, tenants in members.items() if tenants is None or tenant in tenants)})
     turn = sum(tenant.encode())
-    return {number for number in range(partitions) if members[(number + turn) % len(members)] == worker_id}
+    return {number for number in range(partitions) if serving[(number + turn) % len(serving)] == worker_id}

@@ -149,7 +149,7 @@ def delivered(reply: str) -> tuple[int, int, str]:
     the stream (NATS ADR-15).
     """
     tokens = reply.split(".")
-    at = 2 if len(tokens) == 9 else 4  # noqa: PLR2004 - the old form has nine tokens
+    at = 2 if len(tokens) == 9 else 4
     return int(tokens[at + 3]), int(tokens[at + 4]), tokens[at + 1]
 
 
@@ -191,8 +191,7 @@ async def last_seqs(client: Client, stream: str, wanted: Collection[str]) -> dic
     found: dict[str, int] = {}
     for start in range(0, len(every), MULTI_LAST_MAX):
         request = {"multi_last": every[start : start + MULTI_LAST_MAX]}
-        for seq, subject, _ in await direct_get(client, stream, request):
-            found[subject] = seq
+        found |= {subject: seq for seq, subject, _ in await direct_get(client, stream, request)}
     return found
 
 

@@ -78,7 +78,7 @@ class JetStreamEventStore:
         while True:
             page = await direct_get(self._client, self._stream, request)
             found += [Recorded(seq, body).data for seq, _, body in page]
-            if len(page) < 1_000:  # noqa: PLR2004 - the batch asked for
+            if len(page) < 1_000:
                 return found
             request = {"seq": page[-1][0] + 1, "batch": 1_000, "next_by_subj": subject}
 

@@ -14,7 +14,8 @@ from bus.errors import WrongStream
 from bus.follower import StreamIdentity
 
 PARTITIONS_DEFAULT: Final = 8
-COMMANDS_BYTES_MAX: Final = 4 * 1024**3
+#: Undecided commands that a tenant may have waiting; a limit in bytes would be reserved on the server's disk.
+COMMANDS_WAITING_MAX: Final = 5_000_000
 PERSIST_ASYNC_REFUSED: Final = 10052
 Intake = Literal["fast", "durable"]
 #: Metadata key under which the command stream remembers how many partitions the tenant has.
@@ -40,7 +41,7 @@ def commands_config(tenant: str, partitions: int, intake: Intake, replicas: int)
         "retention": "limits",
         "discard": "new",
         "max_age": 0,
-        "max_bytes": COMMANDS_BYTES_MAX,
+        "max_msgs": COMMANDS_WAITING_MAX,
         "storage": "file",
         "num_replicas": replicas,
         "allow_direct": False,

@@ -1,0 +1,140 @@
+"""The ports of a partition in memory: honest fakes, held by the same contract tests as the JetStream adapters."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Iterable, Sequence
+
+from bus import subjects
+from bus.envelope import CommandsDecided, Recorded
+from bus.errors import Conflict, OutcomeUnknown
+from bus.ports import CommandSource, Delivery, InboxHead, Message
+from domain.values import to_ms
+
+
+class MemoryEventStore:
+    """`bus.ports.EventStore` as a list; `lose_answers` counts the next batches whose acknowledgement is lost."""
+
+    def __init__(self, tenant: str) -> None:
+        self.events: list[tuple[str, bytes]] = []
+        self.lose_answers = 0
+        self._tenant = tenant
+        self._last: dict[str, int] = {}
+
+    async def append(self, batch_id: str, messages: Sequence[Message]) -> int:
+        """Store all messages or none; see the port."""
+        del batch_id
+        await asyncio.sleep(0)
+        for message in messages:
+            checked = message.fence or message.subject
+            if message.expected is not None and self._last.get(checked, 0) != message.expected:
+                words = f"wrong last sequence: {self._last.get(checked, 0)}"
+                raise Conflict(words)
+        first_seq = len(self.events) + 1
+        for message in messages:
+            self.events.append((message.subject, message.body))
+            self._last[message.subject] = len(self.events)
+        if self.lose_answers:
+            self.lose_answers -= 1
+            words = "the acknowledgement was lost"
+            raise OutcomeUnknown(words)
+        return first_seq
+
+    async def last_seqs(self, wanted: Collection[str]) -> dict[str, int]:
+        """The last sequence of each subject that has one."""
+        return {subject: self._last[subject] for subject in wanted if subject in self._last}
+
+    async def histories(self, owners: Collection[str]) -> dict[str, list[Recorded]]:
+        """All events of each owner's aggregates, in stream order."""
+        found: dict[str, list[Recorded]] = {owner: [] for owner in owners}
+        inbox = f"tally.evt.{self._tenant}.{subjects.INBOX}."
+        for seq, (subject, body) in enumerate(self.events, 1):
+            owner = subject.rpartition(".")[2]
+            if owner in found and not subject.startswith(inbox):
+                found[owner].append(Recorded(seq, body))
+        return found
+
+    async def owners(self) -> Iterable[str]:
+        """Everybody who has a history."""
+        return {subject.rpartition(".")[2] for subject in self._last}
+
+    async def inbox_head(self, partition: int) -> InboxHead | None:
+        """The last inbox event of a partition, None before the first."""
+        seq = self._last.get(subjects.inbox(self._tenant, partition))
+        if seq is None:
+            return None
+        record = Recorded(seq, self.events[seq - 1][1])
+        return InboxHead(seq, record.event.aggregateversion, record.data)
+
+    async def inbox_since(self, partition: int, since_ms: int) -> list[CommandsDecided]:
+        """What a partition's inbox events say that were recorded since a moment, oldest first."""
+        inbox = subjects.inbox(self._tenant, partition)
+        records = [Recorded(seq, body) for seq, (subject, body) in enumerate(self.events, 1) if subject == inbox]
+        return [record.data for record in records if to_ms(record.event.recordedtime) >= since_ms]
+
+    async def events_from(self, stream_seq: int, count_max: int) -> list[Recorded]:
+        """Up to so many events, from a sequence on."""
+        rows = self.events[stream_seq - 1 : stream_seq - 1 + count_max]
+        return [Recorded(stream_seq + at, body) for at, (_, body) in enumerate(rows)]
+
+
+class MemoryCommands:
+    """`bus.ports.CommandStream` as a list; `publish` is what a sender does."""
+
+    def __init__(self, tenant: str, partitions: int) -> None:
+        self._tenant = tenant
+        self._partitions = partitions
+        self._stored: list[tuple[int, Delivery]] = []
+        self._arrived = asyncio.Condition()
+
+    async def publish(self, aggregate: str, owner: str, name: str, body: bytes, reply_to: str | None = None) -> int:
+        """Store a command; returns its sequence."""
+        partition = subjects.partition_of(owner, self._partitions)
+        subject = f"tally.cmd.{self._tenant}.{partition}.{aggregate}.{owner}.{name}"
+        async with self._arrived:
+            seq = len(self._stored) + 1
+            self._stored.append((partition, Delivery(seq, subject, body, reply_to)))
+            self._arrived.notify_all()
+        return seq
+
+    async def open(self, partition: int, after_seq: int) -> CommandSource:
+        """The commands of a partition that come after a sequence."""
+        return _MemorySource(self, partition, after_seq)
+
+    async def purge(self, partition: int, up_to_seq: int) -> None:
+        """Keep everything: nobody looks at what is decided."""
+
+    async def wait_for(self, partition: int, after_seq: int, count_max: int) -> list[Delivery]:
+        """At least one command of a partition after a sequence."""
+        async with self._arrived:
+            while True:
+                found = [item for at, item in self._stored[after_seq:] if at == partition]
+                if found:
+                    return found[:count_max]
+                await self._arrived.wait()
+
+
+class _MemorySource:
+    def __init__(self, commands: MemoryCommands, partition: int, after_seq: int) -> None:
+        self._commands = commands
+        self._partition = partition
+        self._after_seq = after_seq
+
+    async def take(self, count_max: int) -> list[Delivery]:
+        found = await self._commands.wait_for(self._partition, self._after_seq, count_max)
+        self._after_seq = found[-1].stream_seq
+        return found
+
+    async def close(self) -> None:
+        """Nothing to let go of."""
+
+
+class MemoryOutbox:
+    """`bus.ports.Outbox` that remembers what was sent."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, bytes]] = []
+
+    async def send(self, outcomes: Sequence[tuple[str, bytes]]) -> None:
+        """Remember the outcomes."""
+        self.sent += outcomes

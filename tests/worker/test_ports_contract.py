@@ -1,0 +1,190 @@
+"""What a partition may rely on, asked of the ports in memory and of the ones over a real server alike."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+
+import pytest
+
+from adapters.jetstream.append import BatchPublisher
+from adapters.jetstream.connection import connect
+from adapters.jetstream.store import JetStreamCommands, JetStreamEventStore
+from adapters.jetstream.streams import create_tenant
+from bus import subjects
+from bus.envelope import CommandsDecided, EventEnvelope, encode_data, encode_event
+from bus.errors import Conflict
+from bus.memory import MemoryCommands, MemoryEventStore
+from bus.ports import CommandStream, EventStore, Message
+
+PARTITIONS = 8
+
+
+@pytest.fixture(params=["memory", "jetstream"])
+def ports(request, settings, tenant):
+    """A context manager that gives (event store, command stream, publish)."""
+
+    @contextlib.asynccontextmanager
+    async def opened() -> AsyncIterator[tuple[EventStore, CommandStream, object]]:
+        if request.param == "memory":
+            commands = MemoryCommands(tenant, PARTITIONS)
+            yield MemoryEventStore(tenant), commands, commands.publish
+            return
+        client = await connect(settings.nats_url, "test")
+        try:
+            await create_tenant(client, tenant, partitions=PARTITIONS)
+
+            async def publish(aggregate, owner, name, body, reply_to=None):
+                headers = {"Tally-Reply-To": reply_to} if reply_to else None
+                subject = subjects.command(tenant, aggregate, owner, name)
+                await client.jetstream().publish(subject, body, headers=headers)
+
+            store = JetStreamEventStore(client, tenant, BatchPublisher(client))
+            yield store, JetStreamCommands(client, tenant), publish
+        finally:
+            await client.close()
+
+    return opened
+
+
+def event(tenant: str, aggregate: str, owner: str, version: int, cause: str = "c", data: object = None) -> bytes:
+    kind = "commands-decided/1" if aggregate == "inbox" else "tokens-minted/1"
+    return encode_event(
+        EventEnvelope(
+            specversion="1.0",
+            id=f"{aggregate}.{owner}.{version}",
+            source="//test",
+            type=kind,
+            subject=f"{aggregate}/{owner}",
+            time="2026-01-01T00:00:00.000Z",
+            recordedtime="2026-01-01T00:00:00.000Z",
+            datacontenttype="application/json",
+            dataschema="urn:x",
+            tenantid=tenant,
+            aggregateversion=version,
+            causationid=cause,
+            data=encode_data(data or {"amount": 1, "balance": version, "reason": ""}),
+        )
+    )
+
+
+def message(tenant, aggregate, owner, version, expected, fence=None, **more) -> Message:
+    subject = subjects.event(tenant, aggregate, owner)
+    return Message(subject, event(tenant, aggregate, owner, version, **more), expected, fence)
+
+
+def test_a_batch_is_stored_whole_and_in_order(ports, tenant):
+    async def story():
+        async with ports() as (store, _, _):
+            first = await store.append("b1", [message(tenant, "token", "a", 1, 0), message(tenant, "token", "b", 1, 0)])
+            then = await store.append(
+                "b2", [message(tenant, "token", "a", 2, 1), message(tenant, "token", "a", 3, None)]
+            )
+            records = await store.events_from(1, 10)
+            return first, then, [(record.stream_seq, record.event.id) for record in records]
+
+    assert asyncio.run(story()) == (1, 3, [(1, "token.a.1"), (2, "token.b.1"), (3, "token.a.2"), (4, "token.a.3")])
+
+
+def test_a_single_message_is_stored_like_a_batch(ports, tenant):
+    async def story():
+        async with ports() as (store, _, _):
+            first = await store.append("b1", [message(tenant, "token", "a", 1, 0)])
+            with pytest.raises(Conflict):
+                await store.append("b2", [message(tenant, "token", "a", 1, 0)])
+            return first
+
+    assert asyncio.run(story()) == 1
+
+
+@pytest.mark.parametrize("stale", ["own", "fence", "last"])
+def test_a_batch_with_one_stale_expectation_leaves_nothing(ports, tenant, stale):
+    async def story():
+        async with ports() as (store, _, _):
+            await store.append("b1", [message(tenant, "token", "a", 1, 0), message(tenant, "quest", "q", 1, 0)])
+            quest = subjects.event(tenant, "quest", "q")
+            batch = [
+                message(tenant, "token", "a", 2, 0 if stale == "own" else 1),
+                message(tenant, "token", "a", 3, 1 if stale == "fence" else 2, fence=quest),
+                message(tenant, "token", "b", 1, 9 if stale == "last" else 0),
+            ]
+            with pytest.raises(Conflict):
+                await store.append("b2", batch)
+            return len(await store.events_from(1, 10))
+
+    assert asyncio.run(story()) == 2
+
+
+def test_a_fence_that_holds_lets_the_batch_pass(ports, tenant):
+    async def story():
+        async with ports() as (store, _, _):
+            await store.append("b1", [message(tenant, "quest", "q", 1, 0)])
+            quest = subjects.event(tenant, "quest", "q")
+            batch = [message(tenant, "token", "a", 1, 0), message(tenant, "token", "a", 2, 1, fence=quest)]
+            return await store.append("b2", batch)
+
+    assert asyncio.run(story()) == 2
+
+
+def test_last_sequences_histories_and_owners_are_told(ports, tenant):
+    async def story():
+        async with ports() as (store, _, _):
+            await store.append("b1", [message(tenant, "token", "a", 1, 0), message(tenant, "player", "a", 1, 0)])
+            await store.append("b2", [message(tenant, "token", "b", 1, 0), message(tenant, "token", "a", 2, 1)])
+            names = [subjects.event(tenant, "token", owner) for owner in ("a", "b", "nobody")]
+            histories = await store.histories(["a", "nobody"])
+            ids = {owner: [record.event.id for record in found] for owner, found in histories.items()}
+            return await store.last_seqs(names), ids, sorted(await store.owners())
+
+    seqs, ids, owners = asyncio.run(story())
+
+    assert sorted(seqs.values()) == [3, 4]
+    assert ids == {"a": ["token.a.1", "player.a.1", "token.a.2"], "nobody": []}
+    assert owners == ["a", "b"]
+
+
+def test_an_inbox_tells_where_a_partition_stands(ports, tenant):
+    def decided(number, refused=()):
+        return CommandsDecided(partition=3, first_seq=number, last_seq=number, accepted=0, batch="b", refused=refused)
+
+    async def story():
+        async with ports() as (store, _, _):
+            before = await store.inbox_head(3)
+            refused = ((1, "c1", "some-code", "a line"),)
+            await store.append("b1", [message(tenant, "inbox", "3", 1, 0, data=decided(1, refused))])
+            await store.append("b2", [message(tenant, "inbox", "3", 2, 1, data=decided(2))])
+            return before, await store.inbox_head(3), await store.inbox_since(3, 0), await store.histories(["3"])
+
+    before, head, since, histories = asyncio.run(story())
+
+    assert before is None
+    assert (head.stream_seq, head.version, head.decided) == (2, 2, decided(2))
+    assert [one.refused for one in since] == [((1, "c1", "some-code", "a line"),), ()]
+    assert histories == {"3": []}
+
+
+def test_commands_come_in_order_from_where_one_left_off_and_only_those_of_the_partition(ports, tenant):
+    owners = [f"p{number}" for number in range(40)]
+    mine = subjects.partition_of("p0", PARTITIONS)
+
+    async def story():
+        async with ports() as (_, commands, publish):
+            for owner in owners:
+                await publish("player", owner, "RegisterPlayer", json.dumps({"id": owner}).encode(), "_INBOX.x")
+            source = await commands.open(mine, 0)
+            taken = []
+            expected = [owner for owner in owners if subjects.partition_of(owner, PARTITIONS) == mine]
+            while len(taken) < len(expected):
+                taken += await source.take(3)
+            await source.close()
+            again = await commands.open(mine, taken[1].stream_seq)
+            rest = await again.take(1)
+            await again.close()
+            return expected, taken, rest
+
+    expected, taken, rest = asyncio.run(story())
+
+    assert [subjects.split_command(delivery.subject)[1] for delivery in taken] == expected
+    assert {delivery.reply_to for delivery in taken} == {"_INBOX.x"}
+    assert json.loads(taken[0].body) == {"id": expected[0]}
+    assert rest[0].stream_seq == taken[2].stream_seq
