@@ -35,6 +35,7 @@ COMMANDS: dict[str, str] = {
     "verify": "ledger.cli_verify",
     "audit": "ledger.cli_audit",
     "roots": "adapters.commands.roots",
+    "reconcile": "adapters.commands.reconcile",
     "keys": "adapters.commands.keys",
 }
 ENTRY_POINTS = "tally.commands"

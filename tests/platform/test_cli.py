@@ -8,6 +8,7 @@ import pytest
 
 from adapters import cli
 from adapters.errors import CheckFailed, TallyError
+from tests.platform.source_tree import python_files
 
 
 def plug_in(monkeypatch, run, configure=lambda _: None):
@@ -122,6 +123,12 @@ def modules_of_this_version():
 
     entries = {entry.name: entry.value for entry in importlib.metadata.entry_points(group=cli.ENTRY_POINTS)}
     return {name: module for name, module in (cli.COMMANDS | entries).items() if importlib.util.find_spec(module)}
+
+
+def test_every_module_with_a_command_is_in_the_table():
+    modules = {path.stem for path in python_files("adapters") if path.parent.name == "commands"} - {"__init__"}
+
+    assert modules <= set(cli.COMMANDS)
 
 
 @pytest.mark.parametrize("name", modules_of_this_version())
