@@ -99,9 +99,19 @@ class Child:
             self._send(signal.SIGKILL)
             self._process.wait()
 
-    def _send(self, number: signal.Signals) -> None:
+    def kill(self) -> None:
+        """Kill it and what it started in its session; returns when it is gone."""
+        self._send(signal.SIGKILL, to_group=True)
+        if self._process is not None:
+            self._process.wait()
+
+    def _send(self, number: signal.Signals, *, to_group: bool = False) -> None:
+        def send() -> None:
+            if self._process is not None and self._process.poll() is None:
+                (os.killpg if to_group else os.kill)(self._process.pid, number)
+
         # In the spawner's thread: a start that an interrupt cut short has recorded its process by then.
-        _SPAWNER.submit(lambda: self._process.send_signal(number) if self._process else None).result()
+        _SPAWNER.submit(send).result()
 
     def ending(self) -> str:
         """Say how it ended and its last words, for one line."""

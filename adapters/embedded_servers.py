@@ -230,11 +230,11 @@ class PostgresServer(EmbeddedServer):
             uid=self.user(),
             keep_open=self._keep_open,
         )
-        initdb.start()
         try:
+            initdb.start()
             initdb.wait_until(lambda: initdb.exit_code == 0, START_WITHIN_S)
         finally:
-            initdb.stop(within_s=1.0)
+            initdb.kill()
 
     def _forget_dead_postmaster(self) -> None:
         """Remove a postmaster.pid whose number now belongs to another program, as happens in restarted containers."""
