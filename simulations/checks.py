@@ -43,7 +43,7 @@ def merge(name: str, findings: Sequence[Finding]) -> list[Finding]:
     failed = [finding for finding in findings if not finding.ok]
     if failed:
         return failed
-    return [Finding(name, ok=True, detail="; ".join(finding.detail for finding in findings))]
+    return [Finding(name, ok=True, detail=", ".join(finding.detail for finding in findings))]
 
 
 def read_official(players: int | None = None) -> dict[str, dict[str, Official]]:
@@ -81,7 +81,7 @@ def check_board(division: str, board: Board, official: Mapping[str, Official]) -
         ahead, behind = inversions[0]
         detail = f"{len(inversions)} inversions, e.g. {ahead} stands before {behind}, who ranks better and was faster"
         return Finding(name, ok=False, detail=detail)
-    return Finding(name, ok=True, detail=f"{division} {len(board):,}, no inversion")
+    return Finding(name, ok=True, detail=f"{division} {len(board):,}")
 
 
 def _inversions(board: Board, official: Mapping[str, Official]) -> list[tuple[str, str]]:

@@ -177,7 +177,7 @@ async def _check_boards(stores: Stores, stream: Stream, players: int | None) -> 
     for division, official in read_official(players).items():
         board = [entry for entry in await stores.board(quest_metric(QUEST), division) if entry[0] in ours]
         findings.append(check_board(division, board, official))
-    return merge("leaderboards, official order", findings)
+    return merge("boards in official order", sorted(findings, key=lambda finding: finding.name.count("-")))
 
 
 async def _check_counts(stores: Stores, stream: Stream, prediction: Prediction) -> list[Finding]:

@@ -51,7 +51,10 @@ def print_top(board: Board, official: Sequence[tuple[int, str, str, int]]) -> No
 
 def print_findings(findings: Sequence[Finding]) -> None:
     """One line per check; those that fail last, where they are seen."""
-    print("checks")
+    failed = sum(not finding.ok for finding in findings)
+    print(
+        f"checks      {len(findings) - failed} ok, {failed} not ok" if failed else f"checks      all {len(findings)} ok"
+    )
     for finding in sorted(findings, key=lambda each: not each.ok):
         print(f"  {'ok    ' if finding.ok else 'NOT OK'}    {finding.name:<30} {finding.detail}")
 
@@ -62,7 +65,7 @@ def print_proof(proof: Proof) -> None:
         print(f"{title:<12}{line}")
 
 
-def print_next_steps(data_dir: Path, tenant: str | None, *, is_up: bool) -> None:
+def print_next_steps(data_dir: Path, tenant: str | None, proof: Proof | None, *, is_up: bool) -> None:
     """What to try with what is left on the disk."""
     options = ("" if str(data_dir) == ".tally" else f" --data {data_dir}") + (f" --tenant {tenant}" if tenant else "")
     spend = """'{"amount": 6, "reason": "a coffee"}'"""
@@ -74,5 +77,14 @@ def print_next_steps(data_dir: Path, tenant: str | None, *, is_up: bool) -> None
         if is_up
         else "            then in another:"
     )
-    for line in (f"send SpendTokens b19 {spend}", "account b19", "leaderboard around b19 --quest boston-2014"):
+    for line in (
+        f"send SpendTokens b19 {spend}",
+        "account b19",
+        "leaderboard around b19 --quest boston-2014",
+        "status",
+    ):
         print(f"              .venv/bin/tally {line}{options}")
+    if proof is not None:
+        print("            or check it as an auditor would, with nothing running:")
+        print(f"              .venv/bin/tally verify {proof.receipt} --policy {proof.policy}")
+        print(f"              .venv/bin/tally audit {proof.log} --policy {proof.policy}")

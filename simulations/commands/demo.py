@@ -73,7 +73,7 @@ def _run(data_dir: Path, tenant: str, players: int | None, *, as_json: bool) -> 
         print(json.dumps(_as_json(replay, findings, proof)))
     else:
         _print(replay, findings, board, proof, players=players)
-        print_next_steps(data_dir, None if tenants == 1 else tenant, is_up=was_up)
+        print_next_steps(data_dir, None if tenants == 1 else tenant, proof, is_up=was_up)
     return 0 if all(finding.ok for finding in findings) else 1
 
 
