@@ -1,5 +1,6 @@
 """What every test may ask for: real servers of this run's own, settings for them, a tenant of its own."""
 
+import os
 import uuid
 from collections.abc import Iterator
 
@@ -7,6 +8,10 @@ import pytest
 
 from adapters.embedded import EmbeddedServers
 from adapters.settings import SOURCES, Settings
+
+# What the shell of the person who runs the tests points at is nothing that a test may touch.
+for _name in [name for name in os.environ if name.startswith("TALLY_")]:
+    del os.environ[_name]
 
 
 @pytest.fixture(scope="session")
