@@ -8,14 +8,10 @@ from typing import Any, Final, NamedTuple
 from bus import subjects
 from bus.envelope import (
     BODY_BYTES_MAX,
-    JSON,
     CommandRequest,
     CommandsDecided,
-    EventEnvelope,
-    encode_data,
-    encode_event,
-    schema_of,
-    source_of,
+    EventWriter,
+    optional_attributes,
     stored_name,
 )
 from bus.errors import BusError
@@ -64,9 +60,10 @@ Answer = Accepted | Repeated | RefusedAnswer
 class _Draft:
     """An actor as it would be after the batch."""
 
-    __slots__ = ("actor", "first", "last", "state", "version")
+    __slots__ = ("actor", "first", "last", "state", "subject", "version")
 
-    def __init__(self, actor: Actor) -> None:
+    def __init__(self, subject: str, actor: Actor) -> None:
+        self.subject = subject
         self.actor = actor
         self.state: Any = actor.state
         self.version = actor.version
@@ -99,8 +96,8 @@ class Batch:
         self.foreign_written: set[Key] = set()
         self.doubtful: set[Key] = set()
         self._tenant = tenant
-        self._source = source_of(tenant)
         self._recorded_time = recorded_time
+        self._writer = EventWriter(tenant, recorded_time)
         self._owner = owner
         self._is_foreign = is_foreign
         self._drafts: dict[Key, _Draft] = {}
@@ -175,16 +172,13 @@ class Batch:
         )
         self._inbox = (version, decided)
         key = Key(subjects.INBOX, str(partition))
-        body = self._encode(key, version, decided, self._recorded_time, batch_id, None)
+        body = self._writer.body(key, version, decided, self._recorded_time, batch_id)
         expected = 0 if head is None else head.stream_seq
         self.messages.append(Message(subjects.inbox(self._tenant, partition), body, expected, None))
 
     def subjects_of(self, keys: Iterable[Key]) -> dict[str, tuple[Key, int]]:
         """Subject -> (aggregate, last sequence that we know of) of aggregates that the batch looked at."""
-        return {
-            subjects.event(self._tenant, key.aggregate, key.id): (key, self._drafts[key].actor.stream_seq)
-            for key in keys
-        }
+        return {self._drafts[key].subject: (key, self._drafts[key].actor.stream_seq) for key in keys}
 
     @property
     def looked_at(self) -> Collection[Key]:
@@ -216,15 +210,13 @@ class Batch:
     def _draft(self, key: Key) -> _Draft:
         draft = self._drafts.get(key)
         if draft is None:
-            draft = self._drafts[key] = _Draft(self._owner(key.id).actor(key.aggregate))
+            draft = self._drafts[key] = _Draft(
+                subjects.event(self._tenant, key.aggregate, key.id), self._owner(key.id).actor(key.aggregate)
+            )
         return draft
 
     def _record(self, request: CommandRequest, decided: list[Decided], drafts: dict[Key, _Draft]) -> None:
-        bodies = []
-        versions: dict[Key, int] = {}
-        for key, event in decided:
-            version = versions[key] = versions.get(key, drafts[key].version) + 1
-            bodies.append(self._encode(key, version, event, request.time, request.id, request))
+        bodies = self._bodies(request, decided, drafts)
         for (key, event), body in zip(decided, bodies, strict=True):
             draft = drafts[key]
             draft.state = catalogue.evolve(key.aggregate, draft.state, event, request.at_ms)
@@ -234,38 +226,22 @@ class Batch:
             if draft.first < 0:
                 draft.first = draft.last
                 expected = draft.actor.stream_seq
-            subject = subjects.event(self._tenant, key.aggregate, key.id)
-            self.messages.append(Message(subject, body, expected, None))
+            self.messages.append(Message(draft.subject, body, expected, None))
             self._refs.append((f"{key.aggregate}.{key.id}.{draft.version}", stored_name(event)))
 
-    def _encode(
-        self, key: Key, version: int, event: Any, time: str, causation_id: str, request: CommandRequest | None
-    ) -> bytes:
-        name = stored_name(event)
-        body = encode_event(
-            EventEnvelope(
-                specversion="1.0",
-                id=f"{key.aggregate}.{key.id}.{version}",
-                source=self._source,
-                type=name,
-                subject=f"{key.aggregate}/{key.id}",
-                time=time,
-                recordedtime=self._recorded_time,
-                datacontenttype=JSON,
-                dataschema=schema_of(name),
-                tenantid=self._tenant,
-                aggregateversion=version,
-                causationid=causation_id,
-                correlationid=request.correlationid if request else None,
-                actor=request.actor if request else None,
-                traceparent=request.traceparent if request else None,
-                data=encode_data(event),
-            )
-        )
-        if len(body) > BODY_BYTES_MAX:
-            message = f"the event {name} would have {len(body)} bytes, at most {BODY_BYTES_MAX} can be logged"
-            raise TooLarge(message)
-        return body
+    def _bodies(self, request: CommandRequest, decided: list[Decided], drafts: dict[Key, _Draft]) -> list[bytes]:
+        """The bytes of every event, before any draft changes; raises `TooLarge`."""
+        optional = optional_attributes(request.correlationid, request.actor, request.traceparent)
+        versions: dict[Key, int] = {}
+        bodies = []
+        for key, event in decided:
+            version = versions[key] = versions.get(key, drafts[key].version) + 1
+            body = self._writer.body(key, version, event, request.time, request.id, optional)
+            if len(body) > BODY_BYTES_MAX:
+                name = stored_name(event)
+                raise TooLarge(f"the event {name} would have {len(body)} bytes, at most {BODY_BYTES_MAX} can be logged")
+            bodies.append(body)
+        return bodies
 
     def _fence_reads(self) -> None:
         """Let a message of the batch carry the version of each aggregate that was only read (DESIGN.md 4).

@@ -7,7 +7,7 @@ unset (docs/formats.md). `msgspec` writes the fields of a struct in their order,
 from __future__ import annotations
 
 import re
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -240,6 +240,38 @@ def encode_data(data: Any) -> msgspec.Raw:
     return msgspec.Raw(_encoder.encode(data))
 
 
+class EventWriter:
+    """Writes the events of one batch: `encode_event` without a struct for each, on the path of every event.
+
+    Everything but the optional attributes and the data is of our own making and needs no escaping: tokens, times,
+    numbers. A test holds that the bytes are those of `encode_event`.
+    """
+
+    def __init__(self, tenant: str, recorded_time: str) -> None:
+        self._source = source_of(tenant)
+        self._tenant = tenant
+        self._recorded_time = recorded_time
+
+    def body(self, key: Key, version: int, event: Any, time: str, causation_id: str, optional: str = "") -> bytes:
+        """The bytes of one event; `optional` is what `optional_attributes` gives."""
+        name = stored_name(event)
+        head = (
+            f'{{"specversion":"1.0","id":"{key.aggregate}.{key.id}.{version}","source":"{self._source}",'
+            f'"type":"{name}","subject":"{key.aggregate}/{key.id}","time":"{time}",'
+            f'"recordedtime":"{self._recorded_time}","datacontenttype":"application/json",'
+            f'"dataschema":"{schema_of(name)}","tenantid":"{self._tenant}","aggregateversion":{version},'
+            f'"causationid":"{causation_id}"{optional},"data":'
+        )
+        return b"%b%b}" % (head.encode(), _encoder.encode(event))
+
+
+def optional_attributes(correlation_id: str | None, actor: str | None, traceparent: str | None) -> str:
+    """The attributes that a sender may set, as they stand between `causationid` and `data`."""
+    named = (("correlationid", correlation_id), ("actor", actor), ("traceparent", traceparent))
+    return "".join(f',"{name}":{_encoder.encode(value).decode()}' for name, value in named if value is not None)
+
+
+@lru_cache(maxsize=256)
 def schema_of(stored_name: str) -> str:
     """The `dataschema` of a stored name: `xp-awarded/1` -> `urn:tallyroot:schema:xp-awarded:1`."""
     return SCHEMA_PREFIX + stored_name.replace("/", ":")

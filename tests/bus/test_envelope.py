@@ -4,8 +4,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bus.envelope import BODY_BYTES_MAX, Recorded, command_id_of, decode_command, encode_event
+from bus.envelope import (
+    BODY_BYTES_MAX,
+    EventEnvelope,
+    EventWriter,
+    Recorded,
+    command_id_of,
+    decode_command,
+    encode_data,
+    encode_event,
+    optional_attributes,
+)
 from bus.errors import Malformed, WireError
+from domain.catalogue import Key
+from domain.token import TokensMinted
 
 GOOD = {
     "specversion": "1.0",
@@ -184,3 +196,36 @@ def test_an_event_of_an_unknown_type_says_so():
 
     with pytest.raises(WireError, match="unheard-of/9"):
         _ = Recorded(1, body).data
+
+
+@given(
+    st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True),
+    st.integers(1, 2**53),
+    st.text(max_size=50),
+    st.none() | st.text(min_size=1, max_size=20),
+)
+def test_the_fast_writer_writes_the_bytes_of_the_slow_one(owner, version, reason, actor):
+    event = TokensMinted(amount=5, balance=9, reason=reason)
+    time, recorded = "2014-04-21T16:08:37.200Z", "2026-11-21T10:00:00.000Z"
+    slow = EventEnvelope(
+        specversion="1.0",
+        id=f"token.{owner}.{version}",
+        source="//tallyroot/boston",
+        type="tokens-minted/1",
+        subject=f"token/{owner}",
+        time=time,
+        recordedtime=recorded,
+        datacontenttype="application/json",
+        dataschema="urn:tallyroot:schema:tokens-minted:1",
+        tenantid="boston",
+        aggregateversion=version,
+        causationid="c-1",
+        correlationid=actor,
+        actor=actor,
+        data=encode_data(event),
+    )
+
+    optional = optional_attributes(actor, actor, None)
+    fast = EventWriter("boston", recorded).body(Key("token", owner), version, event, time, "c-1", optional)
+
+    assert fast == encode_event(slow)
