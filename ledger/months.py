@@ -250,6 +250,11 @@ def open_month(what: str, data: bytes, policy: Policy) -> MonthStatement:
         raise MonthFailed(
             what, expected=f"a closing size of at least {statement.opening.tree_size}", found=closing.checkpoint
         )
+    end = month_bounds(statement.month)[1]
+    if closing.at_seconds is not None and time_text(closing.at_seconds) >= end:
+        raise MonthFailed(
+            f"{what}, closing checkpoint", expected=f"one signed before {end}", found=time_text(closing.at_seconds)
+        )
     _require_extension(what, opening, closing, statement.consistency_proof)
     events = statement.closing.tree_size - statement.opening.tree_size
     if sum(statement.counts.values()) != events:

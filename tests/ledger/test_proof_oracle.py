@@ -1,0 +1,155 @@
+"""Proofs, roots and links against a slow, obvious reference, for sizes and contents that nobody chose."""
+
+from hashlib import sha256
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from log_samples import memory_nodes, slow_chain, slow_consistency, slow_path, slow_root
+
+from ledger.errors import ProofFailed
+from ledger.hashing import chain_links, leaf_hash, leaf_hashes, node_hash, tree_root
+from ledger.proofs import (
+    prove_consistency,
+    prove_inclusion,
+    range_nodes,
+    range_root,
+    verify_consistency,
+    verify_inclusion,
+)
+
+ENTRIES = [f"entry {number}".encode() for number in range(1_100)]
+LEAVES = leaf_hashes(ENTRIES)
+READ = memory_nodes(LEAVES)
+SIZES = st.integers(1, len(ENTRIES))
+
+
+def test_the_root_of_every_size_up_to_130_and_around_powers_of_two_is_that_of_the_reference():
+    sizes = [*range(131), 255, 256, 257, 511, 512, 513, 1_023, 1_024, 1_025, 1_099, 1_100]
+
+    for size in sizes:
+        expected = slow_root(ENTRIES[:size])
+        assert tree_root(LEAVES[:size]) == expected
+        assert size == 0 or range_root(0, size, READ) == expected
+
+
+@settings(max_examples=120, deadline=None)
+@given(SIZES, st.data())
+def test_an_inclusion_proof_is_that_of_the_reference_and_verifies(size, data):
+    index = data.draw(st.integers(0, size - 1))
+    proof = prove_inclusion(index, size, READ)
+
+    assert proof == slow_path(index, ENTRIES[:size])
+    verify_inclusion(index, size, LEAVES[index], proof, slow_root(ENTRIES[:size]))
+
+
+@settings(max_examples=120, deadline=None)
+@given(SIZES, st.data())
+def test_a_consistency_proof_is_that_of_the_reference_and_verifies(new, data):
+    old = data.draw(st.integers(1, new))
+    proof = prove_consistency(old, new, READ)
+
+    assert proof == slow_consistency(old, ENTRIES[:new])
+    verify_consistency(old, new, slow_root(ENTRIES[:old]), slow_root(ENTRIES[:new]), proof)
+
+
+@settings(max_examples=150, deadline=None)
+@given(SIZES, st.data())
+def test_an_altered_inclusion_proof_is_refused(size, data):
+    index = data.draw(st.integers(0, size - 1))
+    proof = prove_inclusion(index, size, READ)
+    root = range_root(0, size, READ)
+    change = data.draw(st.sampled_from(["bit", "longer", "shorter", "swapped", "index", "leaf", "31 bytes", "root"]))
+    altered, at, leaf = list(proof), index, LEAVES[index]
+    match change:
+        case "bit" if proof:
+            where = data.draw(st.integers(0, len(proof) - 1))
+            altered[where] = bytes([altered[where][0] ^ 1]) + altered[where][1:]
+        case "shorter" if proof:
+            altered.pop(data.draw(st.integers(0, len(proof) - 1)))
+        case "swapped" if len(proof) > 1:
+            altered[0], altered[1] = altered[1], altered[0]
+        case "index" if size > 1:
+            at = data.draw(st.integers(0, size - 1).filter(lambda other: other != index))
+        case "leaf":
+            leaf = leaf_hash(b"another")
+        case "31 bytes" if proof:
+            altered[0] = altered[0][:31]
+        case "root":
+            root = leaf_hash(root)
+        case _:
+            altered.append(root)
+
+    with pytest.raises(ProofFailed):
+        verify_inclusion(at, size, leaf, altered, root)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 2**40), st.integers(1, 2**40))
+def test_a_range_is_split_into_aligned_perfect_subtrees_without_a_gap(start, length):
+    at = start
+    for node in range_nodes(start, start + length):
+        assert node.number << node.level == at
+        at += 1 << node.level
+    assert at == start + length
+
+
+@pytest.mark.parametrize(("index", "size"), [(-1, 5), (5, 5), (0, 0), (2**63, 5)])
+def test_a_leaf_outside_the_tree_is_neither_proved_nor_verified(index, size):
+    with pytest.raises(ProofFailed):
+        prove_inclusion(index, size, READ)
+    with pytest.raises(ProofFailed):
+        verify_inclusion(index, size, LEAVES[0], [], LEAVES[0])
+
+
+@pytest.mark.parametrize(("old", "new"), [(0, 5), (6, 5), (-1, 5), (0, 0)])
+def test_consistency_from_nothing_or_backwards_is_not_verified(old, new):
+    with pytest.raises(ProofFailed):
+        verify_consistency(old, new, LEAVES[0], LEAVES[0], [])
+
+
+def test_equal_sizes_need_equal_roots_and_no_proof():
+    root = slow_root(ENTRIES[:5])
+
+    verify_consistency(5, 5, root, root, [])
+    with pytest.raises(ProofFailed):
+        verify_consistency(5, 5, root, LEAVES[0], [])
+    with pytest.raises(ProofFailed, match="empty proof"):
+        verify_consistency(5, 5, root, root, [root])
+
+
+def test_swapped_roots_are_refused():
+    proof = prove_consistency(6, 8, READ)
+
+    with pytest.raises(ProofFailed):
+        verify_consistency(6, 8, slow_root(ENTRIES[:8]), slow_root(ENTRIES[:6]), proof)
+
+
+def test_a_consistency_proof_does_not_pin_the_size_either():
+    proof = prove_consistency(1, 3, READ)
+
+    verify_consistency(1, 4, slow_root(ENTRIES[:1]), slow_root(ENTRIES[:3]), proof)
+    assert len(proof) == 2
+
+
+@pytest.mark.parametrize("prefix", [b"", b"\x01"])
+def test_an_inner_node_cannot_be_passed_off_as_an_entry(prefix):
+    left, right = LEAVES[0], LEAVES[1]
+    forged = prefix + left + right
+
+    assert leaf_hash(forged) != node_hash(left, right)
+    with pytest.raises(ProofFailed):
+        verify_inclusion(0, 2, leaf_hash(forged), [tree_root(LEAVES[2:4])], tree_root(LEAVES[:4]))
+
+
+def test_a_leaf_hashed_without_its_prefix_is_refused():
+    with pytest.raises(ProofFailed):
+        verify_inclusion(0, 2, sha256(ENTRIES[0]).digest(), [LEAVES[1]], tree_root(LEAVES[:2]))
+
+
+def test_an_odd_node_is_not_doubled():
+    assert tree_root(LEAVES[:3]) != tree_root([*LEAVES[:3], LEAVES[2]])
+
+
+def test_the_chain_is_that_of_the_reference():
+    assert chain_links(bytes(32), LEAVES[:300])[-1] == slow_chain(ENTRIES[:300])

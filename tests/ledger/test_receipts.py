@@ -1,0 +1,229 @@
+"""Receipts and proofs for outsiders: self-contained, checked offline, refused when a single bit differs."""
+
+import dataclasses
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from log_samples import NOV_21, Installation, event
+
+from ledger.cli import main
+from ledger.errors import LedgerError, Malformed, NotYetSigned
+from ledger.receipt import parse_proof, parse_receipt, prove_entry, verify_receipt
+
+DEC_1 = 1_796_083_200_000
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """A log of a closed month (300 events) and an open one (450)."""
+    installed = Installation(tmp_path_factory.mktemp("receipts"))
+    installed.publish(120, 300, now_ms=NOV_21)
+    installed.publish(450, now_ms=DEC_1 + 1)
+    return installed
+
+
+@pytest.fixture
+def files(installed, tmp_path):
+    """Receipt, proof and entry of an event of the closed month, as files."""
+    receipt = prove_entry(installed.folder, installed.policy(), 33)
+    (tmp_path / "r.receipt").write_bytes(bytes(receipt))
+    (tmp_path / "r.tlog-proof").write_bytes(bytes(receipt.proof))
+    (tmp_path / "r.json").write_bytes(receipt.entry)
+    return tmp_path
+
+
+def claims(installed, receipt):
+    return [claim.name for claim in verify_receipt("receipt", receipt, installed.policy())]
+
+
+@pytest.mark.parametrize("leaf_index", [0, 1, 255, 256, 299])
+def test_an_event_of_a_closed_month_is_proved_under_the_months_root(installed, leaf_index):
+    receipt = parse_receipt("receipt", bytes(prove_entry(installed.folder, installed.policy(), leaf_index)))
+
+    assert claims(installed, receipt) == ["entry", "checkpoint", "inclusion", "month"]
+    assert receipt.entry == event(leaf_index)
+    assert receipt.certificate is not None
+    assert "\n300\n" in receipt.proof.checkpoint.decode()
+
+
+@pytest.mark.parametrize("leaf_index", [300, 301, 449])
+def test_an_event_of_the_open_month_is_proved_under_the_last_checkpoint(installed, leaf_index):
+    receipt = prove_entry(installed.folder, installed.policy(), leaf_index)
+
+    assert claims(installed, receipt) == ["entry", "checkpoint", "inclusion", "month"]
+    assert receipt.certificate is None
+
+
+@pytest.mark.parametrize("leaf_index", [450, 10_000, -1])
+def test_an_event_that_no_checkpoint_covers_is_not_proved(installed, leaf_index):
+    with pytest.raises(NotYetSigned, match="450"):
+        prove_entry(installed.folder, installed.policy(), leaf_index)
+
+
+@pytest.mark.parametrize("leaf_index", [33, 333])
+def test_a_receipt_with_any_flipped_bit_is_refused(installed, leaf_index):
+    good = bytes(prove_entry(installed.folder, installed.policy(), leaf_index))
+    dice = random.Random(leaf_index)
+
+    for bit in dice.sample(range(len(good) * 8), 1_500):
+        bad = bytearray(good)
+        bad[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(LedgerError):
+            claims(installed, parse_receipt("receipt", bytes(bad)))
+
+
+def test_a_receipt_cut_off_anywhere_is_refused(installed):
+    good = bytes(prove_entry(installed.folder, installed.policy(), 33))
+
+    for end in [*range(0, len(good), 97), len(good) - 1]:
+        with pytest.raises(Malformed):
+            parse_receipt("receipt", good[:end])
+
+
+def test_a_receipt_with_another_event_proof_or_certificate_is_refused(installed):
+    closed, other, open_month = (prove_entry(installed.folder, installed.policy(), at) for at in (33, 34, 333))
+
+    for forged in (
+        dataclasses.replace(closed, entry=other.entry),
+        dataclasses.replace(closed, proof=other.proof),
+        dataclasses.replace(open_month, certificate=closed.certificate),
+        dataclasses.replace(closed, proof=dataclasses.replace(closed.proof, checkpoint=open_month.proof.checkpoint)),
+        dataclasses.replace(closed, proof=dataclasses.replace(closed.proof, leaf_index=34)),
+        dataclasses.replace(closed, proof=dataclasses.replace(closed.proof, hashes=closed.proof.hashes[:-1])),
+    ):
+        with pytest.raises(LedgerError):
+            claims(installed, forged)
+
+
+PROOF_PROBLEMS = {
+    "another first line": (b"c2sp.org/tlog-proof@v1\n", b"c2sp.org/tlog-proof@v2\n"),
+    "no index": (b"index 33\n", b""),
+    "an index with a zero in front": (b"index 33\n", b"index 033\n"),
+    "an index with a sign": (b"index 33\n", b"index +33\n"),
+    "two spaces": (b"index 33\n", b"index  33\n"),
+    "CRLF": (b"index 33\n", b"index 33\r\n"),
+    "extra after the index": (b"index 33\n", b"index 33\nextra AAAA\n"),
+    "no empty line": (b"\n\n", b"\n"),
+}
+
+
+@pytest.mark.parametrize("case", PROOF_PROBLEMS)
+def test_a_malformed_tlog_proof_is_refused(installed, case):
+    good = bytes(prove_entry(installed.folder, installed.policy(), 33).proof)
+    old, new = PROOF_PROBLEMS[case]
+    assert old in good
+
+    with pytest.raises(Malformed):
+        parse_proof("proof", good.replace(old, new))
+
+
+def test_extra_data_of_a_tlog_proof_is_kept_and_proves_nothing(installed):
+    proof = prove_entry(installed.folder, installed.policy(), 33).proof
+    with_extra = parse_proof("proof", bytes(dataclasses.replace(proof, extra=b"hello")))
+
+    assert (with_extra.extra, with_extra.hashes) == (b"hello", proof.hashes)
+
+
+def test_verify_prints_one_line_per_claim_and_exits_0(installed, files, capsys):
+    code = main(["verify", str(files / "r.receipt"), "--policy", str(installed.policy_path)])
+
+    lines = capsys.readouterr().out.splitlines()
+    assert code == 0
+    assert [line.split()[:2] for line in lines[:4]] == [
+        ["ok", "entry"], ["ok", "checkpoint"], ["ok", "inclusion"], ["ok", "month"],
+    ]  # fmt: skip
+    assert lines[4] == "verified"
+
+
+def test_verify_takes_a_bare_tlog_proof_with_its_entry(installed, files, capsys):
+    arguments = ["verify", str(files / "r.tlog-proof"), "--policy", str(installed.policy_path)]
+
+    assert main([*arguments, "--entry", str(files / "r.json")]) == 0
+    assert main(arguments) == 2
+    assert "--entry FILE" in capsys.readouterr().err
+
+
+def test_verify_says_in_json_what_failed_and_exits_1(installed, files, capsys):
+    entry = files / "r.json"
+    entry.write_bytes(entry.read_bytes().replace(b'"amount":33', b'"amount":34'))
+    arguments = ["--entry", str(entry), "--policy", str(installed.policy_path), "--json"]
+
+    code = main(["verify", str(files / "r.tlog-proof"), *arguments])
+
+    found = json.loads(capsys.readouterr().out)
+    assert (code, found["ok"]) == (1, False)
+    assert found["failure"].startswith("inclusion of leaf 33 in the tree of size 300: expected root ")
+
+
+def test_a_policy_of_another_log_is_refused(installed, files, tmp_path_factory, capsys):
+    other = Installation(tmp_path_factory.mktemp("other"))
+
+    code = main(["verify", str(files / "r.receipt"), "--policy", str(other.policy_path)])
+
+    assert code == 1
+    assert "expected a signature by tallyroot.example/ledger/boston+" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["verify", "nowhere.receipt", "--policy", "POLICY"], "nowhere.receipt cannot be read"),
+        (["verify", "RECEIPT", "--policy", "nowhere"], "nowhere cannot be read"),
+        (["verify", "RECEIPT", "--policy", "POLICY", "--entry", "RECEIPT"], "a receipt holds its entry"),
+        (["audit", "nowhere", "--policy", "POLICY"], "is no folder"),
+    ],
+)
+def test_wrong_use_is_one_line_and_exits_2(installed, files, capsys, arguments, message):
+    names = {"POLICY": str(installed.policy_path), "RECEIPT": str(files / "r.receipt")}
+
+    code = main([names.get(argument, argument) for argument in arguments])
+
+    error = capsys.readouterr().err
+    assert code == 2
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_audit_prints_what_holds_and_in_json_the_whole_of_it(installed, capsys):
+    arguments = ["audit", str(installed.log_dir), "--policy", str(installed.policy_path)]
+
+    assert main(arguments) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "verified"
+    assert main([*arguments, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["tree_size"], found["per_type"]["quest-completed/1"]) == (450, 150)
+    assert [month["month"] for month in found["months"]] == ["2026-11", "2026-12"]
+
+
+def test_the_checker_loads_nothing_but_itself_the_standard_library_and_cryptography(files, installed):
+    program = (
+        "import sys; from ledger.cli import main; code = main(sys.argv[1:]);"
+        "allowed = {*sys.stdlib_module_names, 'ledger', 'cryptography', '_openssl', '_cffi_backend', '__main__'};"
+        "print(sorted({n.split('.')[0] for n in sys.modules} - allowed)); sys.exit(code)"
+    )
+    arguments = ["verify", str(files / "r.receipt"), "--policy", str(installed.policy_path)]
+
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", f"import sys; sys.path[:0] = {sys.path!r}; {program}", *arguments],
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_checker_runs_as_a_module_of_its_own(files, installed):
+    arguments = ["verify", str(files / "r.receipt"), "--policy", str(installed.policy_path)]
+
+    done = subprocess.run(
+        [sys.executable, "-m", "ledger.cli", *arguments],
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("verified\n")

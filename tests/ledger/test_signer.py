@@ -1,0 +1,256 @@
+"""The signer as a follower of the event stream, and what the operator's commands tell of its log."""
+
+import asyncio
+import json
+from argparse import ArgumentParser
+from types import SimpleNamespace
+
+import pytest
+from log_samples import DAY_MS, NOV_21, event
+
+from adapters.commands import keys, prove, roots
+from adapters.errors import TallyError
+from adapters.published_log import log_status
+from adapters.settings import Settings
+from adapters.signer import Signer, read_position
+from bus.envelope import Recorded
+from bus.follower import StreamIdentity, leaf_hash
+from ledger.cli import main
+from ledger.errors import SignerLocked
+
+STREAM = StreamIdentity("EVENTS_boston", "2026-11-21T09:00:00Z")
+
+
+class Clock:
+    def __init__(self):
+        self.now_ms = NOV_21
+
+    def __call__(self):
+        return self.now_ms
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def installation(tmp_path):
+    """Settings of an installation without servers."""
+    return Settings.load(tmp_path / "data", {}, need=("log_dir", "keys_dir"))
+
+
+def records(first, last):
+    return [Recorded(seq, event(seq - 1)) for seq in range(first, last + 1)]
+
+
+async def follow(settings, clock, *batches):
+    """Open, take batches up to each sequence, close."""
+    signer = Signer(settings, now_ms=clock)
+    position = await signer.open("boston", STREAM)
+    at = position.stream_seq
+    for last in batches:
+        await signer.apply(records(at + 1, last))
+        at = last
+        clock.now_ms += 250
+        await signer.idle()
+    await signer.close()
+    return position
+
+
+def test_a_signer_stands_where_its_last_checkpoint_is(installation, clock):
+    first = asyncio.run(follow(installation, clock, 10, 300))
+    second = asyncio.run(follow(installation, clock, 301))
+    third = asyncio.run(read_position(installation, "boston"))
+
+    assert (first.stream_seq, first.leaf_hash, first.stream_created) == (0, "", STREAM.created)
+    assert (second.stream_seq, second.leaf_hash) == (300, leaf_hash(event(299)))
+    assert (third.stream_seq, third.leaf_hash, third.stream_created) == (301, leaf_hash(event(300)), STREAM.created)
+
+
+def test_what_was_not_signed_before_a_crash_is_asked_for_again(installation, clock):
+    async def crash():
+        signer = Signer(installation, now_ms=clock)
+        await signer.open("boston", STREAM)
+        await signer.apply(records(1, 300))
+        clock.now_ms += 250
+        await signer.idle()
+        await signer.apply(records(301, 900))
+        return await signer.open("boston", STREAM)
+
+    assert asyncio.run(crash()).stream_seq == 300
+
+
+def test_a_gap_in_what_comes_is_refused(installation, clock):
+    async def skip():
+        signer = Signer(installation, now_ms=clock)
+        await signer.open("boston", STREAM)
+        try:
+            await signer.apply(records(2, 3))
+        finally:
+            await signer.close()
+
+    with pytest.raises(TallyError, match="got event 2, wanted 1"):
+        asyncio.run(skip())
+
+
+def test_checkpoints_come_at_most_five_times_a_second(installation, clock):
+    async def hurry():
+        signer = Signer(installation, now_ms=clock)
+        await signer.open("boston", STREAM)
+        sizes = []
+        for seq in range(1, 11):
+            await signer.apply(records(seq, seq))
+            await signer.idle()
+            sizes.append((await read_position(installation, "boston")).stream_seq)
+            clock.now_ms += 50
+        await signer.close()
+        return sizes
+
+    assert asyncio.run(hurry()) == [1, 1, 1, 1, 5, 5, 5, 5, 9, 9]
+
+
+def test_a_log_of_another_stream_says_so_by_its_position(installation, clock):
+    asyncio.run(follow(installation, clock, 5))
+
+    async def open_other():
+        signer = Signer(installation, now_ms=clock)
+        position = await signer.open("boston", StreamIdentity("EVENTS_boston", "2027-01-01T00:00:00Z"))
+        await signer.close()
+        return position
+
+    assert asyncio.run(open_other()).stream_created == STREAM.created
+
+
+def test_a_second_signer_of_the_tenant_is_refused_while_the_first_lives(installation, clock):
+    async def two():
+        first, second = Signer(installation, now_ms=clock), Signer(installation, now_ms=clock)
+        await first.open("boston", STREAM)
+        try:
+            await second.open("boston", STREAM)
+        finally:
+            await first.close()
+
+    with pytest.raises(SignerLocked, match="another signer"):
+        asyncio.run(two())
+
+
+def test_an_idle_signer_closes_the_month_when_its_time_comes(installation, clock):
+    async def wait():
+        signer = Signer(installation, now_ms=clock)
+        await signer.open("boston", STREAM)
+        await signer.apply(records(1, 7))
+        await signer.idle()
+        clock.now_ms += 30 * DAY_MS
+        await signer.idle()
+        await signer.close()
+
+    asyncio.run(wait())
+
+    assert (installation.log_dir / "boston/roots/2026-11.dsse.json").exists()
+
+
+def test_the_status_of_a_log_is_its_last_checkpoint(installation, clock):
+    assert log_status(installation.log_dir / "boston") is None
+
+    asyncio.run(follow(installation, clock, 260))
+    status = log_status(installation.log_dir / "boston")
+
+    assert status.tree_size == 260
+    assert 0 <= status.age_ms < 60_000
+    assert len(status.chain_head) == len(status.root) == 64
+
+
+def run(module, installation, *arguments):
+    parser = ArgumentParser()
+    parser.set_defaults(data=installation.data_dir, tenant="boston")
+    module.configure(parser)
+    return module.run(parser.parse_args(arguments))
+
+
+@pytest.fixture
+def signed(installation, clock, monkeypatch):
+    """An installation whose servers are down, with two months of log."""
+    for variable in ("TALLY_NATS_URL", "TALLY_LOG_DIR", "TALLY_KEYS_DIR"):
+        monkeypatch.delenv(variable, raising=False)
+    asyncio.run(follow(installation, clock, 300))
+    clock.now_ms += 30 * DAY_MS
+    asyncio.run(follow(installation, clock, 400))
+    return installation
+
+
+def test_prove_writes_a_receipt_that_verify_accepts(signed, tmp_path, capsys):
+    receipt, proof, entry = (tmp_path / name for name in ("a.receipt", "a.tlog-proof", "a.json"))
+    policy = signed.keys_dir / "boston" / "policy"
+
+    code = run(
+        prove, signed, "player.b3.4", "-o", str(receipt), "--tlog-proof", str(proof), "--entry", str(entry), "--json"
+    )
+
+    found = json.loads(capsys.readouterr().out)
+    assert code == 0
+    assert (found["leaf_index"], found["tree_size"], found["month_closed"]) == (24, 300, True)
+    assert entry.read_bytes() == event(24)
+    assert main(["verify", str(receipt), "--policy", str(policy)]) == 0
+    assert main(["verify", str(proof), "--entry", str(entry), "--policy", str(policy)]) == 0
+    assert main(["audit", str(signed.log_dir / "boston"), "--policy", str(policy)]) == 0
+
+
+@pytest.mark.parametrize("event_id", ["player.b3.400", "player.nobody.1", "nonsense", "player.b3.4 "])
+def test_prove_says_that_an_event_is_not_there(signed, event_id):
+    with pytest.raises(TallyError, match="is not in"):
+        run(prove, signed, event_id)
+
+
+def test_prove_finds_an_event_through_the_stream_when_there_is_one(signed, tmp_path, monkeypatch):
+    async def ask(*_):
+        return 25
+
+    monkeypatch.setattr(prove, "_ask_stream", ask)
+    monkeypatch.setenv("TALLY_NATS_URL", "nats://unused")
+
+    assert run(prove, signed, "player.b3.4", "-o", str(tmp_path / "r")) == 0
+
+
+def test_prove_says_when_no_checkpoint_covers_an_event_in_time(signed, monkeypatch):
+    async def ask(*_):
+        return 401
+
+    monkeypatch.setattr(prove, "_ask_stream", ask)
+    monkeypatch.setenv("TALLY_NATS_URL", "nats://unused")
+
+    with pytest.raises(TallyError, match=r"no checkpoint covers the event after 0\.1 s"):
+        run(prove, signed, "player.b1.58", "--wait", "0.1")
+
+
+def test_roots_lists_and_shows_the_months(signed, capsys):
+    assert run(roots, signed, "list") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:3] for line in lines] == [
+        ["2026-11", "certified", "300"],
+        ["2026-12", "provisional", "100"],
+    ]
+    assert run(roots, signed, "--json", "show", "2026-11") == 0
+    assert json.loads(capsys.readouterr().out)["predicate"]["closing"]["size"] == 300
+    assert run(roots, signed, "show", "2026-12") == 0
+    assert "leaves        300 to 399, tree size 400" in capsys.readouterr().out
+    with pytest.raises(TallyError, match="2026-10 has no root"):
+        run(roots, signed, "show", "2026-10")
+
+
+def test_keys_are_made_once_and_shown_without_their_secrets(installation, capsys):
+    assert run(keys, installation, "generate", "--origin", "log.example.org/boston") == 0
+    shown = capsys.readouterr().out
+    assert "log.example.org/boston+" in shown
+    assert "PRIVATE" not in shown
+    assert run(keys, installation, "--json", "show") == 0
+    assert set(json.loads(capsys.readouterr().out)["keys"]) >= {"log-ed25519", "certificate-ed25519"}
+    with pytest.raises(Exception, match="never replaced"):
+        run(keys, installation, "generate")
+
+
+def test_keys_generate_wants_a_tenant_by_name(installation):
+    args = SimpleNamespace(data=installation.data_dir, tenant=None, action="generate", origin=None, json=False)
+
+    with pytest.raises(TallyError, match="--tenant NAME"):
+        keys.run(args)
