@@ -16,6 +16,7 @@ from benchmarks.lab import NATS, POLL_S, TENANT, WORKER, Lab, clients_of, cpu_us
 from benchmarks.measurement import Measurement
 from bus import subjects
 from simulations import burst
+from simulations.installation import run_async
 from simulations.lag import Sampler, settled
 from simulations.progress import Progress
 from simulations.stores import Stores
@@ -36,7 +37,7 @@ class Bare:
 
     def rates(self, timed_after: int, last_seq: int) -> dict[int, float]:
         """Events/s by depth for the events after a sequence; those before are copied without a clock."""
-        messages = asyncio.run(self._read(last_seq))
+        messages = run_async(self._read(last_seq))
         untimed = timed_after - self._copied
         self._copied = last_seq
         return {depth: self._rate(stream, messages, untimed, depth) for depth, stream in self._streams.items()}
@@ -63,7 +64,7 @@ def commit_vs_bare(*, rounds: int, size: int) -> Measurement:
     with lab(WORKER) as found:
         bare = Bare(found.settings)
         for number in range(rounds):
-            committed = asyncio.run(_backlog(found, f"backlog-{number}", size))
+            committed = run_async(_backlog(found, f"backlog-{number}", size))
             bare_rates = bare.rates(committed["first_seq"] - 1, committed["last_seq"])
             done.append(_beside(committed, bare_rates))
         details = found.details()
@@ -76,7 +77,7 @@ def commit_all_running_vs_bare(*, rounds: int, size: int) -> Measurement:
     with lab(None) as found:
         bare = Bare(found.settings)
         for number in range(rounds):
-            committed = asyncio.run(_burst(found, f"burst-{number}", size))
+            committed = run_async(_burst(found, f"burst-{number}", size))
             bare_rates = bare.rates(committed["first_seq"] - 1, committed["last_seq"])
             done.append(_beside(committed, bare_rates))
         details = found.details()

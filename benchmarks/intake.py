@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from statistics import median
 from typing import Any, Final
 
 from benchmarks.lab import CLIENTS, TENANT, WORKER, Lab, clients_of, lab, prepare
 from benchmarks.measurement import Measurement
 from simulations import burst
+from simulations.installation import run_async
 from simulations.lag import Sampler, settled
 from simulations.progress import Progress
 from simulations.stores import Stores
@@ -20,7 +20,7 @@ WITHIN_MS: Final = 1_000.0
 def accept_rate(*, rounds: int, size: int) -> Measurement:
     """Individually published commands that JetStream acknowledged one by one, while no worker takes part."""
     with lab(WORKER) as found:
-        rates = [asyncio.run(_accept(found, f"accept-{number}", size)) for number in range(rounds)]
+        rates = [run_async(_accept(found, f"accept-{number}", size)) for number in range(rounds)]
         details = found.details()
     return Measurement(
         value=round(median(rates), 1),
@@ -46,7 +46,7 @@ def burst_1700(*, rounds: int, size: int) -> Measurement:
     """The slowest outcome of 1,700 completions at one moment, everything running; the worst of all rounds."""
     del size
     with lab(None) as found:
-        done = [asyncio.run(_crowd(found, f"crowd-{number}")) for number in range(rounds)]
+        done = [run_async(_crowd(found, f"crowd-{number}")) for number in range(rounds)]
         details = found.details()
     return Measurement(
         value=round(max(one["latency_ms"]["max"] for one in done), 1),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import tempfile
@@ -18,6 +17,7 @@ from adapters.supervisor import Supervisor
 from adapters.tenants import create_tenant
 from bus import subjects
 from simulations.burst import Clients, set_up, slices
+from simulations.installation import run_async
 from simulations.machine import cpu_seconds, describe, resident_bytes
 from simulations.progress import Progress
 
@@ -73,7 +73,7 @@ def lab(processes: str | None) -> Iterator[Lab]:
         Supervisor(Path(folder), processes=processes) as supervisor,
     ):
         found = Lab(supervisor)
-        asyncio.run(create_tenant(found.settings, TENANT))
+        run_async(create_tenant(found.settings, TENANT))
         yield found
 
 

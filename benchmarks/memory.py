@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Final
 
 from benchmarks.lab import WORKER, Lab, clients_of, lab, prepare
 from benchmarks.measurement import Measurement
+from simulations.installation import run_async
 
 WARM_UP_PLAYERS: Final = 1_000
 LIMIT_BYTES: Final = 1_000_000_000
@@ -16,9 +16,9 @@ def worker_bytes_per_actor(*, rounds: int, size: int) -> Measurement:
     """Growth of the worker while players register, accept and complete, divided by the players."""
     del rounds
     with lab(WORKER) as found:
-        asyncio.run(_play(found, "warm-up", WARM_UP_PLAYERS))
+        run_async(_play(found, "warm-up", WARM_UP_PLAYERS))
         before = found.memory(WORKER)
-        asyncio.run(_play(found, "memory", size))
+        run_async(_play(found, "memory", size))
         after = found.memory(WORKER)
         details = found.details()
     return Measurement(

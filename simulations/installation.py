@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn, TypeVar
 
 from adapters.embedded_process import python_path
 from adapters.settings import Settings
@@ -17,6 +18,7 @@ from adapters.supervisor import Supervisor
 from adapters.supervisor_lock import is_locked, living_supervisor
 
 EXIT_INTERRUPTED: Final = 130
+Result = TypeVar("Result")
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -50,6 +52,38 @@ def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
+
+
+def run_async(work: Coroutine[Any, Any, Result]) -> Result:
+    """Run to the end; a request to end cancels the work, lets it clean up, and then raises KeyboardInterrupt."""
+    interrupted = False
+
+    done: list[Result] = []
+
+    async def guarded() -> None:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+
+        def on_signal() -> None:
+            nonlocal interrupted
+            if not interrupted and task is not None:
+                interrupted = True
+                task.cancel()
+
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, on_signal)
+        try:
+            done.append(await work)
+        except asyncio.CancelledError:
+            if not interrupted:
+                raise
+
+    before = [signal.getsignal(number) for number in _SIGNALS]
+    asyncio.run(guarded())
+    for number, handler in zip(_SIGNALS, before, strict=True):
+        signal.signal(number, signal.SIG_IGN if interrupted else handler)
+    if interrupted:
+        raise KeyboardInterrupt
+    return done[0]
 
 
 def client_command(module: str, *arguments: str) -> list[str]:

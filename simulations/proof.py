@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from typing import Any, Final
 
 from adapters.settings import Settings
 from simulations.checks import Finding
-from simulations.installation import client_environment
+from simulations.installation import client_environment, run_async
 from simulations.stores import Stores
 
 RECEIPTS: Final = "receipts"
@@ -54,7 +53,7 @@ class Proof:
 
 def prove_finish(settings: Settings, tenant: str, player: str) -> Proof | None:
     """Make a receipt of the player's completion and verify it offline; None when there is no completion."""
-    event_id = asyncio.run(_finish_of(settings, tenant, player))
+    event_id = run_async(_finish_of(settings, tenant, player))
     if event_id is None:
         return None
     receipt = shown(settings.data_dir / RECEIPTS / f"{event_id}.receipt")

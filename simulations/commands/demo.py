@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import sys
 import time
@@ -13,7 +12,7 @@ from typing import Any
 from adapters.tenants import create_tenant, list_tenants
 from simulations import marathon
 from simulations.checks import Board, Finding
-from simulations.installation import EXIT_INTERRUPTED, installation, interruptible, is_up
+from simulations.installation import EXIT_INTERRUPTED, installation, interruptible, is_up, run_async
 from simulations.progress import Progress
 from simulations.proof import Proof, prove_finish
 from simulations.report import print_findings, print_lags, print_next_steps, print_proof, print_top
@@ -60,12 +59,12 @@ def _run(data_dir: Path, tenant: str, players: int | None, *, as_json: bool) -> 
         say(f"starting    NATS, PostgreSQL, Valkey, a worker, the signer and three projectors in {data_dir}")
     with installation(data_dir) as settings:
         say(f"            ready after {time.monotonic() - began:.1f} s, tenant {tenant}")
-        asyncio.run(create_tenant(settings, tenant))
-        tenants = len(asyncio.run(list_tenants(settings)))
-        replay = asyncio.run(marathon.replay(settings, tenant, players, progress))
-        findings = asyncio.run(marathon.check(settings, tenant, players, progress))
+        run_async(create_tenant(settings, tenant))
+        tenants = len(run_async(list_tenants(settings)))
+        replay = run_async(marathon.replay(settings, tenant, players, progress))
+        findings = run_async(marathon.check(settings, tenant, players, progress))
         findings.append(replay.refusals())
-        board = asyncio.run(marathon.top(settings, tenant, 10))
+        board = run_async(marathon.top(settings, tenant, 10))
         proof = prove_finish(settings, tenant, board[0][0]) if board else None
     if proof is not None:
         findings.append(proof.finding)

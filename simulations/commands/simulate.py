@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import sys
 import tempfile
@@ -16,7 +15,7 @@ from adapters.settings import Settings
 from adapters.tenants import create_tenant
 from simulations import burst, marathon
 from simulations.checks import Finding
-from simulations.installation import EXIT_INTERRUPTED, installation, interruptible, is_up
+from simulations.installation import EXIT_INTERRUPTED, installation, interruptible, is_up, run_async
 from simulations.machine import describe
 from simulations.progress import Progress
 from simulations.report import print_burst, print_findings, print_lags
@@ -48,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
         try:
             with _somewhere(args.data) as settings:
                 tenant = args.tenant or args.what
-                asyncio.run(create_tenant(settings, tenant))
+                run_async(create_tenant(settings, tenant))
                 work = _burst if args.what == "burst" else _marathon
                 report, findings = work(settings, tenant, args, progress)
         except KeyboardInterrupt:
@@ -75,7 +74,7 @@ def _somewhere(data_dir: Path) -> Iterator[Settings]:
 def _burst(
     settings: Settings, tenant: str, args: argparse.Namespace, progress: Progress
 ) -> tuple[dict[str, Any], list[Finding]]:
-    done, findings = asyncio.run(burst.run(settings, tenant, args.completions, args.clients, progress))
+    done, findings = run_async(burst.run(settings, tenant, args.completions, args.clients, progress))
     report = done.as_json()
     if not args.json:
         print_burst(report)
@@ -86,8 +85,8 @@ def _burst(
 def _marathon(
     settings: Settings, tenant: str, args: argparse.Namespace, progress: Progress
 ) -> tuple[dict[str, Any], list[Finding]]:
-    replay = asyncio.run(marathon.replay(settings, tenant, args.players, progress))
-    findings = asyncio.run(marathon.check(settings, tenant, args.players, progress))
+    replay = run_async(marathon.replay(settings, tenant, args.players, progress))
+    findings = run_async(marathon.check(settings, tenant, args.players, progress))
     if not args.json:
         print(f"replayed    {replay.client['accepted']:,} commands in {replay.seconds:.1f} s, {replay.events:,} events")
         print_lags(replay.lags)
