@@ -4,8 +4,10 @@ After each crash the log is opened again and the same events come in: every chec
 part of the final log, and the final log must pass the audit.
 """
 
+import os
 import random
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -104,6 +106,17 @@ def live(installed, seen):
         writer.abandon()
 
 
+@pytest.fixture
+def scratch(tmp_path):
+    """A folder in memory where there is one: thousands of files come and go, and no test here needs the real disk."""
+    memory = Path("/dev/shm")
+    if not (memory.is_dir() and os.access(memory, os.W_OK)):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir=memory, prefix="tallyroot-test-") as folder:
+        yield Path(folder)
+
+
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory):
     """An installation with its keys, before its first event."""
@@ -133,15 +146,15 @@ def require_whole(installed, seen):
             verify_consistency(old.tree_size, FINAL_SIZE, old.root, final.root, proof)
 
 
-def test_a_signer_killed_at_any_operation_goes_on_without_a_fork(fresh, tmp_path, monkeypatch):
+def test_a_signer_killed_at_any_operation_goes_on_without_a_fork(fresh, scratch, monkeypatch):
     disk = Disk(monkeypatch)
-    operations = count_operations(fresh, tmp_path / "count", disk)
+    operations = count_operations(fresh, scratch / "count", disk)
     assert operations > 150
-    shutil.rmtree(tmp_path / "count")
+    shutil.rmtree(scratch / "count")
 
     for left in range(operations):
         dice = random.Random(left)
-        base = tmp_path / f"crash-{left}"
+        base = scratch / f"crash-{left}"
         shutil.copytree(fresh, base)
         installed, seen = Installation(base), []
         disk.crash_at(left)
@@ -154,11 +167,11 @@ def test_a_signer_killed_at_any_operation_goes_on_without_a_fork(fresh, tmp_path
         shutil.rmtree(base)
 
 
-def test_a_signer_killed_again_and_again_goes_on_without_a_fork(fresh, tmp_path, monkeypatch):
+def test_a_signer_killed_again_and_again_goes_on_without_a_fork(fresh, scratch, monkeypatch):
     disk = Disk(monkeypatch)
     dice = random.Random(20261121)
     for round_number in range(12):
-        base = tmp_path / f"round-{round_number}"
+        base = scratch / f"round-{round_number}"
         shutil.copytree(fresh, base)
         installed, seen = Installation(base), []
         for _ in range(6):
