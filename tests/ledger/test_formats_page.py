@@ -1,0 +1,40 @@
+"""The worked example of docs/formats.md is what the code computes."""
+
+from pathlib import Path
+
+import pytest
+
+from ledger.checkpoint import Checkpoint
+from ledger.hashing import FIRST_LINK, chain_links, leaf_hashes, node_hash, tree_root
+from ledger.keys import SigningKey, format_private_key, public_key
+from ledger.months import CERTIFIED, PAYLOAD_TYPE, STATEMENT_TYPE
+from ledger.note import ED25519, Note
+from ledger.receipt import PROOF_FORMAT, RECEIPT_FORMAT
+from ledger.tiles import encode_bundle
+
+PAGE = (Path(__file__).parents[2] / "docs" / "formats.md").read_text()
+ENTRIES = [b'{"n":1}', b'{"n":2}', b'{"n":3}']
+LEAVES = leaf_hashes(ENTRIES)
+
+
+def example_note():
+    seed = b"\x01" * 32
+    signer = SigningKey.parse(format_private_key(public_key("tallyroot.example/ledger/example", ED25519, seed), seed))
+    checkpoint = Checkpoint(signer.key.name, 3, tree_root(LEAVES))
+    return bytes(Note(checkpoint.text, (signer.sign_checkpoint(checkpoint, 0),))).decode()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(leaf.hex() for leaf in LEAVES),
+        *(link.hex() for link in chain_links(FIRST_LINK, LEAVES)),
+        encode_bundle(ENTRIES).hex(" "),
+        node_hash(LEAVES[0], LEAVES[1]).hex(),
+        tree_root(LEAVES).hex(),
+        example_note(),
+        *(CERTIFIED, PAYLOAD_TYPE, STATEMENT_TYPE, PROOF_FORMAT, RECEIPT_FORMAT),
+    ],
+)
+def test_the_page_shows_what_the_code_computes(text):
+    assert text in PAGE
