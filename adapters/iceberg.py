@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any, Final, Protocol
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyiceberg.catalog import Catalog, load_catalog
 from pyiceberg.exceptions import NoSuchTableError
 from pyiceberg.partitioning import PartitionField, PartitionSpec
@@ -317,9 +318,24 @@ def count_by_type(settings: IcebergSettings, tenant: str) -> dict[str, int]:
 
 
 def read_rows(settings: IcebergSettings, tenant: str) -> list[dict[str, Any]]:
-    """All rows in stream order, times in the form of the events, ready for `analytics.is_faithful`."""
-    rows: list[dict[str, Any]] = scan(settings, tenant, [name for name, _, _ in _COLUMNS]).to_pylist()
-    for row in rows:
-        for name in ("time", "recorded_time"):
-            row[name] = row[name].isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    """All rows in stream order, in the form of `analytics.Rows`."""
+    return _rows(scan(settings, tenant, [name for name, _, _ in _COLUMNS]))
+
+
+def iterate_rows(settings: IcebergSettings, tenant: str) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+    """The position and all rows, in portions and any order, from one snapshot."""
+    with events_table(settings, tenant) as table:
+        position = position_of(table) if table is not None else None
+        if table is None or position is None:
+            return
+        for batch in table.scan().to_arrow_batch_reader():
+            yield position.stream_seq, _rows(pa.Table.from_batches([batch]))
+
+
+def _rows(found: pa.Table) -> list[dict[str, Any]]:
+    """As Python values, times in the form of the events."""
+    for name in ("time", "recorded_time"):
+        text = pc.strftime(found.column(name).cast(pa.timestamp("ms", tz="UTC")), format="%Y-%m-%dT%H:%M:%SZ")
+        found = found.set_column(found.schema.get_field_index(name), name, text)
+    rows: list[dict[str, Any]] = found.to_pylist()
     return rows

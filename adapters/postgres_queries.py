@@ -9,6 +9,7 @@ import msgspec
 from adapters.postgres import PostgresSettings, reading, rows
 from projections.errors import NotFound
 from projections.read_models import TREASURY
+from projections.reconciliation import ReadModelSums
 
 
 class StepTime(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,24 +99,6 @@ class QuestPage(msgspec.Struct, frozen=True, kw_only=True):
     steps: list[QuestStep]
 
 
-class Totals(msgspec.Struct, frozen=True, kw_only=True):
-    """Sums over a tenant's read models at one position; `unbalanced` accounts differ from their postings."""
-
-    stream_seq: int
-    players: int
-    xp: int
-    accepted: int
-    steps_reached: int
-    completed: int
-    abandoned: int
-    badges: int
-    accounts: int
-    balances: int
-    treasury: int
-    postings: int
-    unbalanced: int
-
-
 async def player_page(settings: PostgresSettings, tenant: str, player: str) -> PlayerPage:
     """The player's page; raises `NotFound`."""
     async with reading(settings, tenant) as connection:
@@ -184,7 +167,7 @@ async def quest_page(settings: PostgresSettings, tenant: str, quest: str) -> Que
     return msgspec.convert(found[0] | {"steps": steps}, QuestPage)
 
 
-_TOTALS = """
+_SUMS = """
 SELECT
     (SELECT stream_seq FROM position) AS stream_seq,
     (SELECT count(*) FROM players) AS players,
@@ -203,14 +186,10 @@ SELECT
 """
 
 
-async def totals(settings: PostgresSettings, tenant: str) -> Totals:
+async def sums(settings: PostgresSettings, tenant: str) -> ReadModelSums:
     """Sums over everything, at one moment; raises `SinkUnavailable`."""
     async with reading(settings, tenant) as connection:
-        return msgspec.convert((await rows(connection, _TOTALS, {"treasury": TREASURY}))[0], Totals)
-
-
-async def completed_by_quest(settings: PostgresSettings, tenant: str) -> dict[str, int]:
-    """How many attempts at each quest were completed, by its statistics."""
-    async with reading(settings, tenant) as connection:
-        found = await rows(connection, "SELECT quest, completed FROM quests", [])
-    return {row["quest"]: row["completed"] for row in found}
+        found = (await rows(connection, _SUMS, {"treasury": TREASURY}))[0]
+        quests = await rows(connection, "SELECT quest, completed FROM quests", [])
+    by_quest = {row["quest"]: row["completed"] for row in quests}
+    return msgspec.convert(found | {"completed_by_quest": by_quest}, ReadModelSums)

@@ -9,7 +9,7 @@ Keys of a tenant share the hash tag `{tally:<tenant>}`, so that a cluster keeps 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from typing import Any, Final, Protocol, Self, cast
 
 import msgspec
@@ -22,8 +22,9 @@ from bus.envelope import Recorded
 from bus.follower import Position, StreamIdentity
 from projections import leaderboards
 from projections.errors import Fenced, NotFound, ProjectionError, SinkUnavailable
-from projections.leaderboards import Board, Scores
+from projections.leaderboards import XP, Board, Scores, quest_metric
 from projections.positions import advance, require_same_stream
+from projections.reconciliation import BoardSums
 
 FIRST_GENERATION: Final = "1"
 DEADLINE_S: Final = 10.0
@@ -312,8 +313,17 @@ class Boards:
         pairs = zip(flat[::2], flat[1::2], strict=True)
         return [_standing(board, first + at, member, int(score)) for at, (member, score) in enumerate(pairs)], size
 
-    async def total(self, board: Board) -> int:
-        """The sum of all scores of a board, read in pages; for reconciliation."""
+    async def sums(self, quests: Iterable[str]) -> BoardSums | None:
+        """All XP and the finishers of these quests, None when the position moved meanwhile."""
+        before = await self.position()
+        xp = await self._total(Board(XP))
+        ranked = {quest: await self.size(Board(quest_metric(quest))) for quest in quests}
+        if await self.position() != before:
+            return None
+        return BoardSums(stream_seq=before.stream_seq if before else 0, xp=xp, ranked=ranked)
+
+    async def _total(self, board: Board) -> int:
+        """The sum of all scores of a board, read in pages."""
         page, first, total = 10_000, 0, 0
         while lines := await self.top(board, page, first):
             total += sum(line.score for line in lines)

@@ -6,17 +6,22 @@ hash: whoever alters a row is found out by the row itself.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from typing import Any, Final
 
 import msgspec
 
 from bus.envelope import JSON, EventEnvelope, Recorded, encode_event, schema_of, source_of
+from domain.player import XP_AWARDED
+from domain.token import TOKENS_MINTED, TOKENS_SPENT
+from projections.reconciliation import EventSums
 
 NAME: Final = "analytics"
 VERSION: Final = 1
 SPEC_VERSION: Final = "1.0"
+_SUMMED: Final = frozenset((XP_AWARDED, TOKENS_MINTED, TOKENS_SPENT))
 
 
 class Rows(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,3 +95,36 @@ def body_of(row: Mapping[str, Any]) -> bytes:
 def is_faithful(row: Mapping[str, Any]) -> bool:
     """Whether a row still says what the event said."""
     return sha256(b"\x00" + body_of(row)).digest() == row["leaf_hash"]
+
+
+class _Amount(msgspec.Struct):
+    amount: int = 0
+
+
+_amount_of: Final = msgspec.json.Decoder(_Amount)
+
+
+def sums(portions: Iterable[tuple[int, Sequence[Mapping[str, Any]]]]) -> EventSums:
+    """Sums over portions of rows, each with the position of the table; every row is checked against its leaf hash."""
+    position, seen, altered = 0, set[int](), list[str]()
+    types, amounts = Counter[str](), Counter[str]()
+    for stream_seq, rows in portions:
+        position = stream_seq
+        seen.update(row["stream_seq"] for row in rows)
+        for row in rows:
+            kind = row["event_type"]
+            types[kind] += 1
+            if kind in _SUMMED:
+                amounts[kind] += _amount_of.decode(row["data"]).amount
+            if not is_faithful(row):
+                altered.append(row["event_id"])
+    return EventSums(
+        stream_seq=position,
+        rows=types.total(),
+        distinct=len(seen),
+        types=dict(types),
+        xp=amounts[XP_AWARDED],
+        minted=amounts[TOKENS_MINTED],
+        spent=amounts[TOKENS_SPENT],
+        altered=tuple(altered),
+    )
