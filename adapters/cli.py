@@ -27,6 +27,7 @@ COMMANDS: dict[str, str] = {
     "run": "adapters.commands.run",
     "tenant": "adapters.commands.tenant",
     "send": "adapters.commands.send",
+    "dead-letters": "adapters.commands.dead_letters",
     "schema": "adapters.commands.schema",
     "leaderboard": "adapters.commands.leaderboard",
     "player": "adapters.commands.player",

@@ -14,6 +14,7 @@ from nats.nuid import NUID
 from adapters.jetstream import streams
 from adapters.jetstream.append import BatchPublisher
 from adapters.jetstream.connection import connect
+from adapters.jetstream.dead_letters import JetStreamDeadLetters
 from adapters.jetstream.membership import BEAT_S, Membership, share
 from adapters.jetstream.store import JetStreamCommands, JetStreamEventStore, JetStreamOutbox
 from bus.errors import BusError, StoreUnavailable, WrongStream
@@ -107,6 +108,7 @@ class Worker:
             store=JetStreamEventStore(client, tenant, BatchPublisher(client)),
             commands=JetStreamCommands(client, tenant),
             outbox=JetStreamOutbox(client),
+            dead=JetStreamDeadLetters(client, tenant),
             locks=self._locks.setdefault(tenant, ForeignLocks()),
             owners_max=max(1_000, self._owners_max // self._tenants[tenant].partitions),
             now_ms=now_ms,

@@ -54,7 +54,15 @@ class RefusedAnswer(NamedTuple):
     message: str
 
 
-Answer = Accepted | Repeated | RefusedAnswer
+class ParkedAnswer(NamedTuple):
+    """A command that our own code cannot decide; it waits for an operator."""
+
+    command_id: str
+    subject: str
+    reason: str
+
+
+Answer = Accepted | Repeated | RefusedAnswer | ParkedAnswer
 
 
 class _Draft:
@@ -104,6 +112,7 @@ class Batch:
         self._known: dict[tuple[str, str], Accepted] = {}
         self._fences: dict[Key, None] = {}
         self._refusals: list[tuple[int, str, str, str]] = []
+        self._parked: list[tuple[int, str, str]] = []
         self._accepted = 0
         self._refs: list[tuple[str, str]] = []
         self._inbox: tuple[int, CommandsDecided] | None = None
@@ -111,7 +120,7 @@ class Batch:
     @property
     def is_full(self) -> bool:
         """Whether another command may not be begun."""
-        return len(self.messages) >= MESSAGES_MAX or len(self._refusals) >= REFUSALS_MAX
+        return len(self.messages) >= MESSAGES_MAX or len(self._refusals) + len(self._parked) >= REFUSALS_MAX
 
     @property
     def refusals(self) -> Sequence[tuple[int, str, str, str]]:
@@ -122,6 +131,11 @@ class Batch:
         """Answer with a refusal that the inbox event will record."""
         self._refusals.append((stream_seq, command_id, code, message))
         self.answers.append(RefusedAnswer(command_id, subject, code, message))
+
+    def park(self, stream_seq: int, command_id: str, subject: str, reason: str) -> None:
+        """Answer that the command waits; the inbox event will record it."""
+        self._parked.append((stream_seq, command_id, reason))
+        self.answers.append(ParkedAnswer(command_id, subject, reason))
 
     def note_refusal(self, plan: Plan) -> None:
         """Note what a refusal looked at that others write: it may be out of date here, and the refusal wrong."""
@@ -169,6 +183,7 @@ class Batch:
             accepted=self._accepted,
             batch=batch_id,
             refused=tuple(self._refusals),
+            parked=tuple(self._parked),
         )
         self._inbox = (version, decided)
         key = Key(subjects.INBOX, str(partition))

@@ -14,6 +14,7 @@ import msgspec
 
 from bus.errors import Malformed, WireError
 from bus.subjects import is_token
+from bus.upcasting import UPCASTERS, Chain
 from domain.catalogue import COMMANDS, EVENTS, STORED_NAMES, Command, Key
 from domain.values import Line, to_ms, to_time
 
@@ -68,7 +69,8 @@ class CommandEnvelope(msgspec.Struct, frozen=True, kw_only=True):
 class CommandsDecided(msgspec.Struct, frozen=True, kw_only=True):
     """Data of an inbox event: which commands of the partition a batch decided, and what it refused.
 
-    `refused` lists [command sequence, command id, code, message]; `batch` is the id under which it was published.
+    `refused` lists [command sequence, command id, code, message], `parked` [command sequence, command id, reason];
+    `batch` is the id under which it was published.
     """
 
     partition: int
@@ -77,6 +79,7 @@ class CommandsDecided(msgspec.Struct, frozen=True, kw_only=True):
     accepted: int
     batch: str
     refused: tuple[tuple[int, str, str, str], ...] = ()
+    parked: tuple[tuple[int, str, str], ...] = ()
 
 
 COMMANDS_DECIDED: Final = "commands-decided/1"
@@ -90,6 +93,8 @@ _data_decoders: Final[dict[str, msgspec.json.Decoder[Any]]] = {
 _command_decoders: Final[dict[str, tuple[str, str, msgspec.json.Decoder[Any]]]] = {
     name: (stored, aggregate, msgspec.json.Decoder(kind)) for name, (stored, aggregate, kind) in COMMANDS.items()
 }
+#: From every stored name that is no longer current to the one that is; a fault in it stops the start.
+CHAIN: Final = Chain(UPCASTERS, {*EVENTS, COMMANDS_DECIDED, *(stored for stored, _, _ in COMMANDS.values())})
 
 
 class Recorded:
@@ -103,7 +108,16 @@ class Recorded:
 
     @cached_property
     def event(self) -> EventEnvelope:
-        """The envelope; raises `WireError` when the body is none."""
+        """The envelope, an old version brought to the current one; raises `WireError` when the body is none."""
+        event = self._decoded()
+        return _upcast_event(event) if event.type in CHAIN.sources else event
+
+    @property
+    def stored(self) -> EventEnvelope:
+        """The envelope as it was stored and signed, whatever its version."""
+        return self._decoded() if CHAIN.sources else self.event
+
+    def _decoded(self) -> EventEnvelope:
         try:
             return _event_decoder.decode(self.body)
         except msgspec.MsgspecError as err:
@@ -128,6 +142,27 @@ def decode_data(event: EventEnvelope) -> Any:
     except msgspec.MsgspecError as err:
         message = f"event {event.id} of type {event.type} has data that do not fit: {err}"
         raise WireError(message) from err
+
+
+def _upcast_event(event: EventEnvelope) -> EventEnvelope:
+    try:
+        name, upcast = CHAIN.upcast(event.type, msgspec.json.decode(event.data))
+        data = encode_data(upcast)
+    except Exception as err:
+        wanted = CHAIN.target(event.type)
+        message = f"event {event.id} of type {event.type} cannot be upcast to {wanted}: {type(err).__name__}: {err}"
+        raise WireError(message) from err
+    return msgspec.structs.replace(event, type=name, dataschema=schema_of(name), data=data)
+
+
+def _upcast_command(name: str, envelope: CommandEnvelope) -> CommandEnvelope:
+    try:
+        stored, upcast = CHAIN.upcast(envelope.type, msgspec.json.decode(envelope.data))
+        data = encode_data(upcast)
+    except Exception as err:
+        code = "invalid-data"
+        raise Malformed(code, f"data of {name} do not fit {envelope.type}: {type(err).__name__}") from err
+    return msgspec.structs.replace(envelope, type=stored, data=data)
 
 
 class CommandRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -176,6 +211,8 @@ def decode_command(tenant: str, stream_seq: int, address: tuple[str, str, str], 
     if not is_token(owner):
         code = "invalid-id"
         raise Malformed(code, f"the id {_one_line(owner)!r} of the subject is not 1 to 64 of letters, digits, '-', '_'")
+    if envelope.type in CHAIN.sources:
+        envelope = _upcast_command(name, envelope)
     _require_consistent(tenant, envelope, stored, addressed, (aggregate, owner, name))
     try:
         at_ms = to_ms(envelope.time)

@@ -8,7 +8,8 @@ from collections.abc import Collection, Iterable, Sequence
 from bus import subjects
 from bus.envelope import CommandsDecided, Recorded
 from bus.errors import Conflict, OutcomeUnknown
-from bus.ports import CommandSource, Delivery, InboxHead, Message
+from bus.ports import CommandSource, Delivery, InboxHead, Message, Redrive
+from domain.catalogue import Key
 from domain.values import to_ms
 
 
@@ -87,13 +88,21 @@ class MemoryCommands:
         self._stored: list[tuple[int, Delivery]] = []
         self._arrived = asyncio.Condition()
 
-    async def publish(self, aggregate: str, owner: str, name: str, body: bytes, reply_to: str | None = None) -> int:
+    async def publish(
+        self,
+        aggregate: str,
+        owner: str,
+        name: str,
+        body: bytes,
+        reply_to: str | None = None,
+        redrive: Redrive | None = None,
+    ) -> int:
         """Store a command; returns its sequence."""
         partition = subjects.partition_of(owner, self._partitions)
         subject = f"tally.cmd.{self._tenant}.{partition}.{aggregate}.{owner}.{name}"
         async with self._arrived:
             seq = len(self._stored) + 1
-            self._stored.append((partition, Delivery(seq, subject, body, reply_to)))
+            self._stored.append((partition, Delivery(seq, subject, body, reply_to, redrive)))
             self._arrived.notify_all()
         return seq
 
@@ -127,6 +136,27 @@ class _MemorySource:
 
     async def close(self) -> None:
         """Nothing to let go of."""
+
+
+class MemoryDeadLetters:
+    """`bus.ports.DeadLetters` as a list of (aggregate, command id, delivery, reason); a removed one is None."""
+
+    def __init__(self) -> None:
+        self.letters: list[tuple[Key, str, Delivery, str] | None] = []
+
+    async def park(self, target: Key, delivery: Delivery, command_id: str, reason: str) -> None:
+        """Keep a command, once."""
+        if not any(letter and letter[2].stream_seq == delivery.stream_seq for letter in self.letters):
+            self.letters.append((target, command_id, delivery, reason))
+
+    async def parked(self) -> set[Key]:
+        """Every aggregate that has a command parked."""
+        return {letter[0] for letter in self.letters if letter}
+
+    async def holds(self, target: Key, dead_seq: int, command_id: str) -> bool:
+        """Whether this command of this aggregate is parked under this sequence."""
+        letter = self.letters[dead_seq - 1] if 0 < dead_seq <= len(self.letters) else None
+        return letter is not None and letter[:2] == (target, command_id)
 
 
 class MemoryOutbox:

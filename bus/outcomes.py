@@ -10,6 +10,7 @@ from bus.envelope import EventEnvelope, Recorded, source_of
 
 ACCEPTED = "command-accepted/1"
 REFUSED = "command-refused/1"
+PARKED = "command-parked/1"
 
 
 class EventRef(msgspec.Struct, frozen=True):
@@ -59,6 +60,11 @@ def accepted(tenant: str, time: str, subject: str, command_id: str, events: Sequ
 def refused(tenant: str, time: str, subject: str, command_id: str, code: str, message: str) -> bytes:
     """The body of `command-refused/1`."""
     return _encode(tenant, time, subject, command_id, REFUSED, RefusedData(code, message))
+
+
+def parked(tenant: str, time: str, subject: str, command_id: str, message: str) -> bytes:
+    """The body of `command-parked/1`: provisional, the final outcome follows once an operator has looked at it."""
+    return _encode(tenant, time, subject, command_id, PARKED, RefusedData("parked", message))
 
 
 def refs_of(records: Sequence[Recorded], command_id: str) -> list[EventRef]:

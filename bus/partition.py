@@ -14,23 +14,25 @@ from contextlib import AsyncExitStack
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from bus import outcomes, subjects
-from bus.batch import MESSAGES_MAX, Accepted, Batch, BatchFull, RefusedAnswer, Repeated
+from bus import subjects
+from bus.answering import REFUSALS_KEPT_MS, Refusals, outcomes_of
+from bus.batch import MESSAGES_MAX, Batch, BatchFull, ParkedAnswer, RefusedAnswer
 from bus.envelope import CommandRequest, command_id_of, decode_command
 from bus.errors import Conflict, Malformed, OutcomeUnknown
 from bus.owners import Owner, OwnerCache, replay
-from bus.ports import CommandSource, CommandStream, Delivery, EventStore, InboxHead, Outbox
+from bus.ports import CommandSource, CommandStream, DeadLetters, Delivery, EventStore, InboxHead, Outbox
 from domain.catalogue import Key, Plan, plan
 from domain.errors import Refused
 from domain.values import to_time
 
 log = logging.getLogger(__name__)
 
-REFUSALS_KEPT_MS: Final = 24 * 3600 * 1000
-#: No command leads to more events than this; a duplicate's original outcome is found within so many.
-EVENTS_PER_COMMAND_MAX: Final = 8
 FOREIGN_MAX: Final = 10_000
 CONFLICT_WAIT_S: Final = 0.02
+#: A command that our own code cannot decide is tried so often, within two seconds in all.
+TRIES_MAX: Final = 3
+TRY_AGAIN_S: Final = 0.3
+EARLIER_PARKED: Final = "an earlier command of this aggregate is parked; an operator redrives or discards it"
 
 
 class Task(NamedTuple):
@@ -42,6 +44,14 @@ class Task(NamedTuple):
 
 class Overtaken(Exception):
     """Another worker has written this partition's inbox: what we know of it is out of date."""
+
+
+class _Failed(Exception):
+    """Our own code could not decide a command; the cause says why."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task.request.stream_seq)
+        self.task = task
 
 
 class ForeignLocks:
@@ -69,6 +79,7 @@ class Partition:
         store: EventStore,
         commands: CommandStream,
         outbox: Outbox,
+        dead: DeadLetters,
         locks: ForeignLocks,
         owners_max: int,
         now_ms: Callable[[], int],
@@ -81,6 +92,7 @@ class Partition:
         self._store = store
         self._commands = commands
         self._outbox = outbox
+        self._dead = dead
         self._locks = locks
         self._now_ms = now_ms
         self._new_id = new_id
@@ -90,7 +102,11 @@ class Partition:
         self._taking: asyncio.Future[list[Delivery]] | None = None
         self._contended: set[Key] = set()
         self._head: InboxHead | None = None
-        self._refusals: dict[str, tuple[str, str, int]] = {}
+        self._refusals = Refusals()
+        self._parked: dict[Key, str] = {}
+        self._unreadable: dict[str, Exception] = {}
+        self._tries: dict[int, int] = {}
+        self._broken: set[int] = set()
 
     @property
     def live_owners(self) -> int:
@@ -121,11 +137,12 @@ class Partition:
         self._head = await self._store.inbox_head(self.number)
         self.decided_seq = 0 if self._head is None else self._head.decided.last_seq
         now_ms = self._now_ms()
-        self._refusals = {
-            command_id: (code, message, now_ms)
-            for decided in await self._store.inbox_since(self.number, now_ms - REFUSALS_KEPT_MS)
-            for _, command_id, code, message in decided.refused
-        }
+        self._refusals = Refusals()
+        for decided in await self._store.inbox_since(self.number, now_ms - REFUSALS_KEPT_MS):
+            self._refusals.remember(decided.refused, now_ms)
+        self._parked = {key: EARLIER_PARKED for key in await self._dead.parked() if self._is_own(key.id)}
+        self._unreadable.clear()
+        self._tries.clear()
         self._foreign.clear()
         self._own.restart(owner_id for owner_id in await self._store.owners() if self._is_own(owner_id))
 
@@ -157,6 +174,7 @@ class Partition:
 
         `tasks` says of each delivery what `read` made of it.
         """
+        await self._unpark(deliveries, tasks)
         held = {key for task in tasks if isinstance(task, Task) for key in task.plan.reads} & self._contended
         is_fresh = False
         conflicts = 0
@@ -164,7 +182,11 @@ class Partition:
             await self._lock(locks, held)
             while True:
                 await self._load(tasks)
-                batch, count = self._decide(deliveries, tasks)
+                try:
+                    batch, count = self._decide(deliveries, tasks)
+                except _Failed as failed:
+                    await self._try_again_or_park(failed)
+                    continue
                 if not batch.foreign_written <= held:
                     held |= batch.foreign_written
                     await self._lock(locks, held)
@@ -174,13 +196,16 @@ class Partition:
                     is_fresh = True
                     if await self._refresh(batch, batch.doubtful):
                         continue
+                await self._park(batch, deliveries, tasks)
                 first_seq = await self._commit(batch, deliveries[:count])
                 if first_seq is not None:
                     break
                 conflicts += 1
                 await asyncio.sleep(random.uniform(0, CONFLICT_WAIT_S * min(conflicts, 10)))  # noqa: S311 - jitter
         self._contended = (self._contended - held) | batch.foreign_written
-        await self._answer(batch, deliveries[:count], first_seq)
+        time = to_time(self._now_ms())
+        sent = await outcomes_of(self.tenant, self._store, batch, deliveries[:count], first_seq, time)
+        await self._outbox.send(sent)
         self._own.passivate()
         return count
 
@@ -212,7 +237,11 @@ class Partition:
         if len(self._foreign) > FOREIGN_MAX:
             self._foreign = {owner_id: owner for owner_id, owner in self._foreign.items() if owner_id in needed}
         for owner_id in missing:
-            owner = replay(histories.get(owner_id, ()))
+            try:
+                owner = replay(histories.get(owner_id, ()))
+            except Exception as err:  # noqa: BLE001 - whatever it is, it parks this owner's commands and no others
+                self._unreadable[owner_id] = err
+                owner = Owner()
             if self._is_own(owner_id):
                 self._own.put(owner_id, owner)
             else:
@@ -230,27 +259,25 @@ class Partition:
         return False
 
     def _decide(self, deliveries: list[Delivery], tasks: list[Task | RefusedAnswer]) -> tuple[Batch, int]:
-        """Decide as many as one transaction holds; a command that breaks our own code is refused and logged."""
-        broken: set[int] = set()
-        while True:
-            batch = Batch(self.tenant, to_time(self._now_ms()), self._owner, self._is_foreign)
-            count = 0
+        """Decide as many as one transaction holds; raises `_Failed` for a command that our own code cannot decide."""
+        batch = Batch(self.tenant, to_time(self._now_ms()), self._owner, self._is_foreign)
+        count = 0
+        for delivery, task in zip(deliveries, tasks, strict=True):
+            if batch.is_full:
+                break
             try:
-                for delivery, task in zip(deliveries, tasks, strict=True):
-                    if batch.is_full:
-                        break
-                    self._decide_one(batch, delivery.stream_seq, task, is_broken=delivery.stream_seq in broken)
-                    count += 1
+                self._decide_one(batch, delivery, task)
             except BatchFull:
-                pass
-            except Exception:
-                seq = deliveries[count].stream_seq
-                log.exception("command %d of tenant %s cannot be decided; it is refused", seq, self.tenant)
-                broken.add(seq)
-                continue
-            return batch, count
+                break
+            except Exception as err:
+                if isinstance(task, Task):
+                    raise _Failed(task) from err
+                raise
+            count += 1
+        return batch, count
 
-    def _decide_one(self, batch: Batch, seq: int, task: Task | RefusedAnswer, *, is_broken: bool) -> None:
+    def _decide_one(self, batch: Batch, delivery: Delivery, task: Task | RefusedAnswer) -> None:
+        seq = delivery.stream_seq
         if isinstance(task, RefusedAnswer):
             command_id, subject = task.command_id, task.subject
         else:
@@ -258,17 +285,61 @@ class Partition:
             subject = f"{task.request.target.aggregate}/{task.request.target.id}"
         earlier = self._refusals.get(command_id)
         if earlier is not None:
-            batch.answers.append(RefusedAnswer(command_id, subject, earlier[0], earlier[1]))
+            batch.answers.append(RefusedAnswer(command_id, subject, *earlier))
         elif isinstance(task, RefusedAnswer):
             batch.refuse(seq, command_id, subject, task.code, task.message)
-        elif is_broken:
-            batch.refuse(seq, command_id, subject, "internal", "this command meets a fault of ours; it was logged")
+        elif delivery.redrive is not None and delivery.redrive.is_discard:
+            batch.refuse(seq, command_id, subject, "discarded", "an operator discarded this command; send a new one")
+        elif task.request.target in self._parked and (delivery.redrive is None or seq in self._broken):
+            batch.park(seq, command_id, subject, self._parked[task.request.target])
         else:
+            self._require_readable(task)
             try:
                 batch.decide(task.request, task.plan)
             except Refused as refusal:
                 batch.note_refusal(task.plan)
                 batch.refuse(seq, command_id, subject, refusal.code, refusal.message)
+
+    def _require_readable(self, task: Task) -> None:
+        for keys in task.plan:
+            for key in keys:
+                if key.id in self._unreadable:
+                    raise self._unreadable[key.id]
+
+    async def _try_again_or_park(self, failed: _Failed) -> None:
+        """Read everything about a command anew and wait a little; the third time its aggregate is parked."""
+        seq = failed.task.request.stream_seq
+        tries = self._tries[seq] = self._tries.get(seq, 0) + 1
+        reason = f"{type(failed.__cause__).__name__}: {failed.__cause__}"[:200]
+        target = failed.task.request.target
+        if tries >= TRIES_MAX:
+            log.error("command %d of %s is parked: %s/%s: %s", seq, self.tenant, *target, reason)
+            self._parked[target] = reason
+            self._broken.add(seq)
+            return
+        for keys in failed.task.plan:
+            for key in keys:
+                self._unreadable.pop(key.id, None)
+                self._foreign.pop(key.id, None)
+                self._own.drop(key.id)
+        await asyncio.sleep(TRY_AGAIN_S * tries)
+
+    async def _park(self, batch: Batch, deliveries: list[Delivery], tasks: list[Task | RefusedAnswer]) -> None:
+        """Keep what the batch parks before the batch says so; a crash in between keeps it twice, which does no harm."""
+        for delivery, task, answer in zip(deliveries, tasks, batch.answers, strict=False):
+            if isinstance(answer, ParkedAnswer) and isinstance(task, Task) and delivery.redrive is None:
+                await self._dead.park(task.request.target, delivery, answer.command_id, answer.reason)
+
+    async def _unpark(self, deliveries: list[Delivery], tasks: list[Task | RefusedAnswer]) -> None:
+        """Look whether aggregates that commands address are parked still; drop an operator's word that is not true."""
+        if self._parked and any(isinstance(task, Task) and task.request.target in self._parked for task in tasks):
+            parked = await self._dead.parked()
+            self._parked = {key: reason for key, reason in self._parked.items() if key in parked}
+        for at, (delivery, task) in enumerate(zip(deliveries, tasks, strict=True)):
+            if delivery.redrive is not None and isinstance(task, Task):
+                held = await self._dead.holds(task.request.target, delivery.redrive.dead_seq, task.request.id)
+                if not held:
+                    deliveries[at] = delivery._replace(redrive=None)
 
     async def _commit(self, batch: Batch, deliveries: list[Delivery]) -> int | None:
         """Store the batch; returns its first sequence, None when it must be decided again."""
@@ -276,36 +347,22 @@ class Partition:
         batch.close(self.number, self._head, (deliveries[0].stream_seq, deliveries[-1].stream_seq), batch_id)
         try:
             first_seq = await self._store.append(batch_id, batch.messages)
-        except Conflict:
-            await self._require_own_inbox()
-            await self._refresh(batch, batch.looked_at)
-            return None
-        except OutcomeUnknown:
+        except (Conflict, OutcomeUnknown) as err:
             head = await self._store.inbox_head(self.number)
-            if head is None or head.decided.batch != batch_id:
-                await self._require_own_inbox()
+            if head is not None and head.decided.batch == batch_id:
+                first_seq = head.stream_seq - len(batch.messages) + 1
+            elif (head.stream_seq if head else 0) != (self._head.stream_seq if self._head else 0):
+                raise Overtaken from err
+            else:
+                await self._refresh(batch, batch.looked_at)
                 return None
-            first_seq = head.stream_seq - len(batch.messages) + 1
         batch.commit(first_seq)
         self._head = batch.head(first_seq)
         self.decided_seq = deliveries[-1].stream_seq
-        now_ms = self._now_ms()
-        for _, command_id, code, message in batch.refusals:
-            self._refusals[command_id] = (code, message, now_ms)
-        self._forget_refusals(now_ms)
+        self._tries.clear()
+        self._broken.clear()
+        self._refusals.remember(batch.refusals, self._now_ms())
         return first_seq
-
-    def _forget_refusals(self, now_ms: int) -> None:
-        while self._refusals:
-            oldest = next(iter(self._refusals))
-            if now_ms - self._refusals[oldest][2] <= REFUSALS_KEPT_MS:
-                return
-            del self._refusals[oldest]
-
-    async def _require_own_inbox(self) -> None:
-        head = await self._store.inbox_head(self.number)
-        if (head.stream_seq if head else 0) != (self._head.stream_seq if self._head else 0):
-            raise Overtaken
 
     async def _refresh(self, batch: Batch, keys: Collection[Key]) -> bool:
         """Forget every owner of these aggregates whom somebody else has written since; True if there is one."""
@@ -322,31 +379,6 @@ class Partition:
         await locks.aclose()
         for key in sorted(keys):
             await locks.enter_async_context(self._locks.of(key))
-
-    async def _answer(self, batch: Batch, deliveries: list[Delivery], first_seq: int) -> None:
-        """Tell the senders; everything that is said here is durable."""
-        time = to_time(self._now_ms())
-        events = batch.refs(first_seq)
-        sent = []
-        for delivery, answer in zip(deliveries, batch.answers, strict=True):
-            match answer:
-                case Accepted():
-                    refs = events[answer.first : answer.stop]
-                    body = outcomes.accepted(self.tenant, time, answer.subject, answer.command_id, refs)
-                case Repeated():
-                    records = await self._store.events_from(answer.stream_seq, EVENTS_PER_COMMAND_MAX)
-                    refs = outcomes.refs_of(records, answer.command_id)
-                    body = outcomes.accepted(self.tenant, time, answer.subject, answer.command_id, refs)
-                case RefusedAnswer(command_id, subject, code, message):
-                    body = outcomes.refused(self.tenant, time, subject, command_id, code, message)
-            sent.append((self._reply_subject(delivery, answer.command_id), body))
-        await self._outbox.send(sent)
-
-    def _reply_subject(self, delivery: Delivery, command_id: str) -> str:
-        reply_to = delivery.reply_to
-        if reply_to is not None and subjects.is_reply_allowed(self.tenant, reply_to):
-            return reply_to
-        return subjects.outcome(self.tenant, command_id)
 
     def _owner(self, owner_id: str) -> Owner:
         if not self._is_own(owner_id):

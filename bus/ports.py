@@ -6,6 +6,14 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from bus.envelope import CommandsDecided, Recorded
+from domain.catalogue import Key
+
+
+class Redrive(NamedTuple):
+    """An operator's word on a parked command: the dead letter's sequence, and whether to execute or to discard it."""
+
+    dead_seq: int
+    is_discard: bool
 
 
 class Delivery(NamedTuple):
@@ -15,6 +23,7 @@ class Delivery(NamedTuple):
     subject: str
     body: bytes
     reply_to: str | None
+    redrive: Redrive | None = None
 
 
 class Message(NamedTuple):
@@ -80,6 +89,19 @@ class CommandStream(Protocol):
 
     async def purge(self, partition: int, up_to_seq: int) -> None:
         """Remove a partition's commands up to and including a sequence: they are decided."""
+
+
+class DeadLetters(Protocol):
+    """Commands that our own code could not decide, in the order in which they came."""
+
+    async def park(self, target: Key, delivery: Delivery, command_id: str, reason: str) -> None:
+        """Keep a command until an operator redrives or discards it; keeping it twice keeps it once."""
+
+    async def parked(self) -> set[Key]:
+        """Every aggregate that has a command parked."""
+
+    async def holds(self, target: Key, dead_seq: int, command_id: str) -> bool:
+        """Whether this command of this aggregate is parked under this sequence."""
 
 
 class Outbox(Protocol):

@@ -111,6 +111,16 @@ def is_reply_allowed(tenant: str, reply_to: str) -> bool:
     return len(reply_to) <= 256 and all(is_token(token) for token in reply_to.split("."))
 
 
+def dead_stream(tenant: str) -> str:
+    """Name of the stream that holds a tenant's parked commands."""
+    return f"DEAD_{tenant}"
+
+
+def dead(tenant: str, aggregate: str, owner: str) -> str:
+    """Subject of one aggregate's parked commands."""
+    return f"tally.dead.{tenant}.{aggregate}.{owner}"
+
+
 def query(tenant: str, *tokens: str) -> str:
     """Subject of a query service."""
     return ".".join(("tally.q", tenant, *tokens))

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from adapters.errors import TallyError
 from adapters.jetstream.connection import connect
-from adapters.jetstream.store import REPLY_TO_HEADER
+from adapters.jetstream.dead_letters import REPLY_TO_HEADER
 from adapters.settings import Settings
 from adapters.which_tenant import which_tenant
 from bus import subjects

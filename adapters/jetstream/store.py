@@ -11,13 +11,13 @@ from nats.aio.client import Client
 
 from adapters.jetstream.append import BatchPublisher
 from adapters.jetstream.connection import api
+from adapters.jetstream.dead_letters import DISCARD_HEADER, REDRIVE_HEADER, REPLY_TO_HEADER
 from adapters.jetstream.reader import PullReader, direct_get, history, last_message, last_seqs, subjects_of
 from bus import subjects
 from bus.envelope import CommandsDecided, Recorded
-from bus.ports import CommandSource, Delivery, InboxHead, Message
+from bus.ports import CommandSource, Delivery, InboxHead, Message, Redrive
 
 READS_AT_ONCE: Final = 64
-REPLY_TO_HEADER: Final = "Tally-Reply-To"
 
 
 class JetStreamEventStore:
@@ -116,11 +116,21 @@ class _Commands:
         for seq, message in await self._reader.take(count_max):
             headers = message.headers
             reply_to = headers.get(REPLY_TO_HEADER) if headers else None
-            deliveries.append(Delivery(seq, message.subject, message.data, reply_to))
+            redrive = _redrive(headers) if headers and len(headers) > 1 else None
+            deliveries.append(Delivery(seq, message.subject, message.data, reply_to, redrive))
         return deliveries
 
     async def close(self) -> None:
         await self._reader.close()
+
+
+def _redrive(headers: dict[str, str]) -> Redrive | None:
+    """An operator's word on a parked command; the partition checks that it is true."""
+    for header, is_discard in ((REDRIVE_HEADER, False), (DISCARD_HEADER, True)):
+        value = headers.get(header, "")
+        if value.isascii() and value.isdecimal():
+            return Redrive(int(value), is_discard)
+    return None
 
 
 class JetStreamOutbox:

@@ -72,6 +72,20 @@ def events_config(tenant: str, replicas: int) -> dict[str, Any]:
     }
 
 
+def dead_config(tenant: str, replicas: int) -> dict[str, Any]:
+    """The stream of parked commands: an operator empties it."""
+    return {
+        "name": subjects.dead_stream(tenant),
+        "subjects": [subjects.dead(tenant, "*", "*")],
+        "retention": "limits",
+        "discard": "new",
+        "max_age": 0,
+        "storage": "file",
+        "num_replicas": replicas,
+        "allow_direct": True,
+    }
+
+
 async def create_tenant(
     client: Client,
     tenant: str,
@@ -86,7 +100,11 @@ async def create_tenant(
     """
     subjects.require_token("the tenant's name", tenant)
     is_new = subjects.events_stream(tenant) not in await stream_names(client)
-    for config in (events_config(tenant, replicas), commands_config(tenant, partitions, intake, replicas)):
+    for config in (
+        dead_config(tenant, replicas),
+        commands_config(tenant, partitions, intake, replicas),
+        events_config(tenant, replicas),
+    ):
         answer = await api(client, f"STREAM.CREATE.{config['name']}", config)
         if "error" in answer:
             words = answer["error"].get("description")
@@ -107,10 +125,12 @@ async def describe(client: Client, tenant: str) -> Tenant:
     events = await stream_info(client, subjects.events_stream(tenant))
     commands = await stream_info(client, subjects.commands_stream(tenant))
     config = commands["config"]
+    dead = await stream_info(client, subjects.dead_stream(tenant))
     partitions = int((config.get("metadata") or {}).get(PARTITIONS_KEY, "0"))
     intake: Intake = "fast" if config.get("persist_mode") == "async" else "durable"
     replicas = events["config"].get("num_replicas", 1)
     _require(events["config"], events_config(tenant, replicas))
+    _require(dead["config"], dead_config(tenant, dead["config"].get("num_replicas", 1)))
     _require(config, commands_config(tenant, partitions, intake, config.get("num_replicas", 1)))
     identity = StreamIdentity(events["config"]["name"], events["created"])
     return Tenant(name=tenant, partitions=partitions, intake=intake, events=identity)

@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import json
 
-from bus.memory import MemoryCommands, MemoryEventStore, MemoryOutbox
+from bus.memory import MemoryCommands, MemoryDeadLetters, MemoryEventStore, MemoryOutbox
 from bus.partition import ForeignLocks, Partition
 
 TENANT = "t"
@@ -50,6 +50,7 @@ class Town:
         self.store = store or MemoryEventStore(TENANT)
         self.commands = MemoryCommands(TENANT, PARTITIONS)
         self.outbox = MemoryOutbox()
+        self.dead = MemoryDeadLetters()
         self.locks = ForeignLocks()
         self.clock_ms = 1_767_225_600_000
         self.owners_max = owners_max
@@ -64,6 +65,7 @@ class Town:
             store=self.store,
             commands=self.commands,
             outbox=self.outbox,
+            dead=self.dead,
             locks=self.locks,
             owners_max=self.owners_max,
             now_ms=lambda: self.clock_ms,
@@ -119,4 +121,4 @@ class Town:
 def said(outcome: dict) -> tuple[str, object]:
     if outcome["type"] == "command-accepted/1":
         return "accepted", [event["id"] for event in outcome["data"]["events"]]
-    return "refused", outcome["data"]["code"]
+    return ("refused" if outcome["type"] == "command-refused/1" else "parked"), outcome["data"]["code"]

@@ -289,6 +289,48 @@ def test_a_server_that_is_not_there_is_one_line():
         asyncio.run(connect("nats://127.0.0.1:1", "test", patience_s=0.1))
 
 
+def test_an_operator_redrives_what_was_parked_and_its_sender_hears_of_it(settings, tenant, monkeypatch, capsys):
+    from adapters import cli
+    from domain import catalogue
+
+    real = catalogue.decide
+    curse = {"on": True}
+
+    def decide(target, command, states, at_ms):
+        if target.aggregate == "token" and curse["on"]:
+            raise ZeroDivisionError("made up")
+        return real(target, command, states, at_ms)
+
+    monkeypatch.setattr(catalogue, "decide", decide)
+    monkeypatch.setenv("TALLY_NATS_URL", settings.nats_url)
+
+    def tally(*words):
+        code = cli.main(["dead-letters", *words, "--tenant", tenant])
+        return code, capsys.readouterr().out
+
+    async def story():
+        async with running(settings, tenant) as (service, _):
+            await service.ask("RegisterPlayer", "p", {})
+            parked = [(await service.ask("MintTokens", "p", {"amount": n}, command_id=f"m{n}"))["type"] for n in (1, 2)]
+            told = [await asyncio.to_thread(tally, *words) for words in (("list",), ("redrive", "token/p"))]
+            curse["on"] = False
+            told.append(await asyncio.to_thread(tally, "redrive", "token/p", "--first"))
+            told.append(await asyncio.to_thread(tally, "discard", "token/p"))
+            told.append(await asyncio.to_thread(tally, "list"))
+            last = [(await service.outcome(f"m{n}", 2))["type"] for n in (1, 2)]
+            return parked, told, last, code_of(await service.ask("SpendTokens", "p", {"amount": 1}))
+
+    parked, told, last, then = asyncio.run(story())
+
+    assert parked == ["command-parked/1"] * 2
+    assert [code for code, _ in told] == [0, 1, 0, 0, 0]
+    assert "m1" in told[0][1]
+    assert "ZeroDivisionError: made up" in told[0][1]
+    assert told[4][1] == "nothing is parked\n"
+    assert last == ["command-accepted/1", "command-refused/1"]
+    assert then == "accepted"
+
+
 async def events_of(service) -> list[dict]:
     from adapters.jetstream.reader import history
 
