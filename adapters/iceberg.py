@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, Protocol
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -111,7 +112,10 @@ def unavailable(err: Exception) -> ProjectionError:
 
 def open_catalog(settings: IcebergSettings) -> Catalog:
     """The catalog: of a file or database (sqlite:, postgresql:) or a REST service (http:), as its address says."""
-    where = {"uri": settings.iceberg_catalog_uri, "warehouse": settings.iceberg_warehouse}
+    warehouse = settings.iceberg_warehouse
+    if warehouse.startswith("file:"):  # pyiceberg takes %20 for a part of the name
+        warehouse = unquote(warehouse)
+    where = {"uri": settings.iceberg_catalog_uri, "warehouse": warehouse}
     try:
         return load_catalog(CATALOG, **where)
     except Exception:  # noqa: BLE001 - two that start at once may both try to make a SQL catalog's own tables

@@ -134,6 +134,20 @@ def test_times_are_moments_with_a_zone_and_data_are_json(settings, tenant):
     assert '"title"' in rows.column("data")[0].as_py()
 
 
+def test_a_warehouse_may_lie_in_a_folder_with_any_name(tenant, tmp_path):
+    folder = tmp_path / "a lake für alle"
+    folder.mkdir()
+
+    class Here:
+        iceberg_catalog_uri = f"sqlite:///{folder}/catalog.db"
+        iceberg_warehouse = folder.as_uri()
+
+    asyncio.run(write(Here(), random_story(tenant, seed=37, events=20)))
+
+    assert list(tmp_path.iterdir()) == [folder]
+    assert sum(iceberg.count_by_type(Here(), tenant).values()) >= 20
+
+
 def test_a_catalog_that_is_not_there_is_one_line(tenant, tmp_path):
     class Nowhere:
         iceberg_catalog_uri = f"sqlite:///{tmp_path}/missing/catalog.db"
