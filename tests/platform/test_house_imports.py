@@ -23,6 +23,7 @@ OUTSIDE_CLIENTS = Path("simulations/clients")
 CLIENT_PLACES: dict[str, tuple[str, ...]] = {
     "nats": (
         "adapters/jetstream/",
+        "adapters/eventsourcing",
         "adapters/feed.py",
         "adapters/status.py",
         "adapters/worker.py",
@@ -35,7 +36,7 @@ CLIENT_PLACES: dict[str, tuple[str, ...]] = {
     "psycopg": ("adapters/postgres", "benchmarks/"),
     "pyiceberg": ("adapters/iceberg", "benchmarks/"),
     "pyarrow": ("adapters/iceberg", "benchmarks/"),
-    "eventsourcing": ("adapters/jetstream/", "benchmarks/"),
+    "eventsourcing": ("adapters/eventsourcing", "benchmarks/"),
 }
 # Pure packages: what they import besides these needs a discussion.
 DOMAIN_MAY_USE = {"__future__", "collections", "dataclasses", "datetime", "enum", "functools", "math", "msgspec"}
