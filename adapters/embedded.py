@@ -76,7 +76,8 @@ class EmbeddedServers:
         return {
             **{name: server.url for name, server in self._servers.items()},
             "iceberg_catalog": f"sqlite:///{iceberg / 'catalog.db'}",
-            "iceberg_warehouse": make_directory(iceberg / "warehouse").as_uri(),
+            # Not as_uri(): pyiceberg takes the path as it stands, and would make a folder named a%20b.
+            "iceberg_warehouse": f"file://{make_directory(iceberg / 'warehouse')}",
             "log_dir": str(make_directory(self.data_dir / "published")),
             "keys_dir": str(make_directory(self.data_dir / "keys", mode=0o700)),
         }

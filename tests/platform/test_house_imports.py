@@ -21,22 +21,17 @@ MAY_IMPORT: dict[str, set[str]] = {
 OUTSIDE_CLIENTS = Path("simulations/clients")
 # Where each third-party client may be imported; the beginnings of paths.
 CLIENT_PLACES: dict[str, tuple[str, ...]] = {
-    "nats": (
-        "adapters/jetstream/",
-        "adapters/eventsourcing",
-        "adapters/feed.py",
-        "adapters/status.py",
-        "adapters/worker.py",
-        "adapters/commands/run.py",
-        "simulations/clients/",
-        "benchmarks/",
-    ),
+    "nats": ("adapters/", "simulations/clients/", "benchmarks/"),
     "redis": ("adapters/redis", "benchmarks/"),
     "valkey": (),
     "psycopg": ("adapters/postgres", "benchmarks/"),
     "pyiceberg": ("adapters/iceberg", "benchmarks/"),
     "pyarrow": ("adapters/iceberg", "benchmarks/"),
     "eventsourcing": ("adapters/eventsourcing", "benchmarks/"),
+}
+# Where a connection is made; its errors and types may be named wherever the client may.
+CONNECTION_PLACES: dict[str, tuple[str, ...]] = {
+    "nats": ("adapters/jetstream/connection.py", "simulations/clients/", "benchmarks/"),
 }
 # Pure packages: what they import besides these needs a discussion.
 DOMAIN_MAY_USE = {"__future__", "collections", "dataclasses", "datetime", "enum", "functools", "math", "msgspec"}
@@ -60,6 +55,8 @@ def import_faults(path: Path, source: str) -> list[str]:
             faults.append(f"{place} imports {module}: {top} may not know {name}")
         if name in CLIENT_PLACES and top != "tests" and not place.startswith(CLIENT_PLACES[name]):
             faults.append(f"{place} imports {module}: its place is {' or '.join(CLIENT_PLACES[name]) or 'nowhere'}")
+        if top != "tests" and not place.startswith(CONNECTION_PLACES.get(module, "")):
+            faults.append(f"{place} imports {module}: connections are made in {CONNECTION_PLACES[module][0]}")
         if top == "domain" and name not in DOMAIN_MAY_USE | set(PACKAGES):
             faults.append(f"{place} imports {module}: the domain is pure")
         if top == "ledger" and name not in sys.stdlib_module_names | LEDGER_MAY_USE | set(PACKAGES):
@@ -92,12 +89,13 @@ def test_every_import_goes_in_the_allowed_direction():
         ("ledger/x.py", "from domain import quest"),
         ("ledger/x.py", "import msgspec"),
         ("bus/x.py", "def f():\n    from adapters import settings"),
-        ("bus/x.py", "import nats"),
+        ("bus/x.py", "import nats.errors"),
         ("projections/x.py", "import psycopg"),
         ("projections/x.py", "from ledger import tiles"),
         ("adapters/x.py", "import simulations"),
+        ("adapters/x.py", "import nats"),
         ("adapters/commands/x.py", "import redis.asyncio"),
-        ("simulations/x.py", "import nats"),
+        ("simulations/x.py", "from nats.aio.client import Client"),
         ("simulations/clients/x.py", "from bus import subjects"),
         ("bus/x.py", "from . import subjects"),
     ],
@@ -110,6 +108,7 @@ def test_a_forbidden_import_is_found(path, source):
     ("path", "source"),
     [
         ("ledger/x.py", "import hashlib, cryptography.exceptions, ledger.tiles"),
+        ("adapters/x.py", "import nats.errors"),
         ("adapters/iceberg_x.py", "import pyiceberg, pyarrow, projections.x, bus.x"),
         ("simulations/clients/x.py", "import nats, json"),
         ("simulations/x.py", "import adapters.settings, ledger.tiles"),
