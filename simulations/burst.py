@@ -33,7 +33,7 @@ from simulations.checks import (
 from simulations.installation import client_command, client_environment
 from simulations.lag import EVENTS, Lag, Sampler, Samples, percentiles, settled
 from simulations.progress import Progress
-from simulations.stores import Stores, split_treasury
+from simulations.stores import ANALYTICS, Stores, split_treasury
 
 ELAPSED_MS_MIN, ELAPSED_MS_STEP = 1_000, 10
 LINE_BYTES_MAX: Final = 64 * 1024 * 1024
@@ -277,6 +277,6 @@ async def run(
         async with Clients(settings.nats_url, tenant, quest, shares) as clients:
             await set_up(clients, progress, completions)
             async with Sampler(stores) as samples:
-                await settled(samples, patience_s=SETTLE_PATIENCE_S)
+                await settled(samples, patience_s=SETTLE_PATIENCE_S, besides=ANALYTICS)  # it commits by size and age
             burst = await fire(clients, stores, quest, finishes, progress)
         return burst, await check(stores, burst, progress)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from bisect import bisect_right
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -117,19 +117,16 @@ class Sampler:
             await asyncio.sleep(EVERY_S)
 
 
-async def settled(
-    samples: Samples, *, patience_s: float, still_going: Callable[[], Awaitable[bool]] | None = None
-) -> bool:
-    """Wait until every projection stands at the stream's end; False when none moves for `patience_s`."""
+async def settled(samples: Samples, *, patience_s: float, besides: str = "") -> bool:
+    """Wait until every projection, besides one perhaps, is at the stream's end; False when none moves for so long."""
     loop = asyncio.get_running_loop()
     before: dict[str, int] = {}
     moved_at = loop.time()
     while True:
-        latest = samples.latest
+        latest = {name: position for name, position in samples.latest.items() if name != besides}
         if latest and all(position >= latest[EVENTS] for position in latest.values()):
-            if still_going is None or not await still_going():
-                return True
-        elif latest != before:
+            return True
+        if latest != before:
             before, moved_at = latest, loop.time()
         elif loop.time() - moved_at > patience_s:
             return False
