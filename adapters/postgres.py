@@ -20,7 +20,7 @@ CONNECT_TIMEOUT_S: Final = 10
 STATEMENT_TIMEOUT_MS: Final = 60_000
 LOCK_TIMEOUT_MS: Final = 10_000
 # The position commits with the effect: what a crash of the server takes back, it takes back together, and the stream
-# brings it again. So nobody has to wait for the disk here (ADR: read models without fsync).
+# brings it again. So nobody has to wait for the disk here (docs/adr/0006-read-models-without-fsync.md).
 _OPTIONS: Final = (
     f"-c synchronous_commit=off -c statement_timeout={STATEMENT_TIMEOUT_MS} -c lock_timeout={LOCK_TIMEOUT_MS}"
 )

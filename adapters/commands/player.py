@@ -51,6 +51,5 @@ def _text(page: PlayerPage) -> str:
 def _headline(attempt: Attempt) -> str:
     took = f" in {duration(attempt.elapsed_ms)}" if attempt.elapsed_ms is not None else ""
     divisions = f" ({', '.join(attempt.divisions)})" if attempt.divisions else ""
-    return (
-        f"{attempt.quest}, attempt {attempt.attempt}: {attempt.status}{took}{divisions}, {attempt.steps_reached} steps"
-    )
+    steps = "1 step" if attempt.steps_reached == 1 else f"{attempt.steps_reached} steps"
+    return f"{attempt.quest}, attempt {attempt.attempt}: {attempt.status}{took}{divisions}, {steps}"
