@@ -16,6 +16,7 @@ from ledger.errors import LedgerError, LogDamaged, Malformed, MonthFailed, Objec
 from ledger.events import EventRules
 from ledger.files import Folder, Source, require
 from ledger.hashing import EMPTY_ROOT, FIRST_LINK, chain_links, fold_right, leaf_hashes, perfect_root
+from ledger.history import require_later, require_same_beginning
 from ledger.months import (
     ROOTS,
     MonthStatement,
@@ -70,16 +71,25 @@ class AuditReport:
 
 
 def audit_log(
-    source: Source, policy: Policy, *, is_plain: bool = False, progress: Progress | None = None
+    source: Source,
+    policy: Policy,
+    *,
+    is_plain: bool = False,
+    known: OpenedCheckpoint | None = None,
+    progress: Progress | None = None,
 ) -> AuditReport:
     """Audit a log against a policy; raises the `LedgerError` that names the first thing that does not match.
 
     `is_plain`: a C2SP log that is not ours, without chain, months and rules for its entries.
+    `known`: a checkpoint of an earlier audit, which this log must extend.
     """
     months = [] if is_plain else _read_months(source, policy)
     opened = policy.open(CHECKPOINT, require(source, CHECKPOINT))
     replay = _Replay(source, opened.checkpoint, is_plain=is_plain)
     replay.keep(month.closing.tree_size for month in months)
+    if known is not None:
+        require_later(known, opened)
+        replay.keep([known.checkpoint.tree_size])
     replay.run(progress or (lambda _done, _total: None))
     final = replay.states[opened.checkpoint.tree_size]
     if final.root != opened.checkpoint.root:
@@ -89,6 +99,9 @@ def audit_log(
             found=f"{final.root.hex()} from the entries",
         )
     claims = [checkpoint_claim(opened), *replay.claims()]
+    if known is not None:
+        require_same_beginning(known.checkpoint, replay.states[known.checkpoint.tree_size].root)
+        claims.append(Claim("history", f"extends the checkpoint of an earlier audit, {known.checkpoint}"))
     claims += [_check_month(month, replay.states) for month in months]
     if isinstance(source, Folder):
         claims.append(_sweep(source, opened.checkpoint.tree_size, is_plain=is_plain))
@@ -178,8 +191,8 @@ class _Replay:
 
     def keep(self, sizes: Iterable[int]) -> None:
         """Remember the state at these sizes, and at the end."""
-        wanted = {size for size in sizes if 0 < size <= self._size}
-        self._cuts = sorted({*wanted, *([self._size] if self._size else [])}, reverse=True)
+        wanted = {*self._cuts, self._size, *sizes}
+        self._cuts = sorted((size for size in wanted if 0 < size <= self._size), reverse=True)
 
     def run(self, progress: Progress) -> None:
         bundles = -(-self._size // TILE_WIDTH)

@@ -1,4 +1,4 @@
-"""The auditors' program: `python -m ledger.cli verify|audit`, also the subcommands of `tally`.
+"""The auditors' program: `python -m ledger.cli verify|audit|consistency`; two are subcommands of `tally` too.
 
 Exit code 0 when all holds, 1 when a check failed, 2 on wrong use.
 """
@@ -11,10 +11,10 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from ledger import cli_audit, cli_verify
+from ledger import cli_audit, cli_consistency, cli_verify
 from ledger.errors import LedgerError
 
-_MODULES = {"verify": cli_verify, "audit": cli_audit}
+_MODULES = {"verify": cli_verify, "audit": cli_audit, "consistency": cli_consistency}
 
 
 class _Parser(argparse.ArgumentParser):

@@ -29,6 +29,7 @@ from ledger.proofs import verify_consistency
 from ledger.reader import LogReader
 
 PROVISIONAL_EVERY_MS: Final = 1_000
+MONTHS_AT_ONCE_MAX: Final = 120  # certificates are for ever: a clock that is years ahead must not write them
 
 
 class MonthBook:
@@ -46,6 +47,12 @@ class MonthBook:
 
     def close_until(self, now_ms: int, signed: OpenedCheckpoint, head: TreeHead) -> None:
         """Certify every month that has ended by the clock, empty ones too."""
+        ends = _month_number(month_of(now_ms)) - _month_number(self.month)
+        if ends > MONTHS_AT_ONCE_MAX:
+            raise MonthFailed(
+                f"open month {self.month}: the clock says {month_of(now_ms)}, {ends} months later; "
+                "nothing was certified: set the clock right"
+            )
         while self.month < month_of(now_ms):
             statement = self._statement(signed, head, is_provisional=False)
             path = certificate_path(self.month)
@@ -96,6 +103,10 @@ class MonthBook:
             month_counts[type_of(entry)] += 1
         self._opening_counts = Counter(head.counts)
         self._opening_counts.subtract(month_counts)
+
+
+def _month_number(month: str) -> int:
+    return int(month[:4]) * 12 + int(month[5:])
 
 
 def begin_months(folder: Folder, keyring: Keyring, now_ms: int, signed: OpenedCheckpoint) -> None:

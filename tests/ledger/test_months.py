@@ -324,3 +324,11 @@ def test_a_statement_of_another_type_is_refused(three_months, old, new):
 
     with pytest.raises(LedgerError, match=r"2026-12\.dsse\.json, predicateType"):
         three_months.audit()
+
+
+def test_a_clock_that_is_years_ahead_certifies_nothing(installed):
+    installed.publish(10, now_ms=NOV_21)
+
+    with pytest.raises(MonthFailed, match="set the clock right"):
+        installed.open(NOV_21 + 11 * 366 * DAY_MS)
+    assert installed.folder.names("roots") == ["2026-11.provisional.dsse.json"]
