@@ -35,12 +35,14 @@ def describe(settings: Settings) -> dict[str, Any]:
 
 
 def cpu_seconds(pid: int) -> float | None:
-    """Processor time that a process used so far; None where there is no /proc, or no process."""
+    """Processor time that a process and its living children used so far; None where there is no /proc, or no process."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
     except OSError:
         return None
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    own = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return own + sum(cpu_seconds(int(child)) or 0.0 for child in children)
 
 
 def resident_bytes(pid: int) -> int | None:
