@@ -28,6 +28,7 @@ COMMANDS: dict[str, str] = {
     "tenant": "adapters.commands.tenant",
     "send": "adapters.commands.send",
     "dead-letters": "adapters.commands.dead_letters",
+    "replay": "adapters.commands.replay",
     "schema": "adapters.commands.schema",
     "leaderboard": "adapters.commands.leaderboard",
     "player": "adapters.commands.player",
