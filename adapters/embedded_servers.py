@@ -129,7 +129,7 @@ class NatsServer(EmbeddedServer):
             "server_name: tallyroot\n"
             f"max_payload: {MAX_PAYLOAD}\n"
             "jetstream {\n"
-            f"  store_dir: {json.dumps(str(self.directory))}\n"
+            f"  store_dir: {json.dumps(str(self.directory), ensure_ascii=False)}\n"
             "  sync_interval: always\n"
             "  limits { batch {\n"
             "    max_inflight_per_stream: 50, max_inflight_total: 1000, max_msgs: 1000, timeout: 10s\n"

@@ -17,7 +17,8 @@ for _name in [name for name in os.environ if name.startswith("TALLY_")]:
 @pytest.fixture(scope="session")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServers]:
     """NATS, PostgreSQL and Valkey on free ports, their data in a temporary directory; two test runs do not meet."""
-    with EmbeddedServers(tmp_path_factory.mktemp("servers")) as started:
+    # A folder as people name them: a space and an accent have broken configuration files and addresses before.
+    with EmbeddedServers(tmp_path_factory.mktemp("servers d'été")) as started:
         yield started
 
 
