@@ -7,9 +7,11 @@ that of two copies one is refused. After any failed commit the position is read 
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final, Protocol
 from urllib.parse import unquote
 
@@ -34,7 +36,7 @@ CATALOG: Final = "tallyroot"
 EVENTS: Final = "events"
 LEAF_BYTES: Final = 32
 COMMIT_ROWS: Final = 50_000
-COMMIT_AGE_S: Final = 10.0
+COMMIT_AGE_S: Final = 10
 
 # Keys of a snapshot's summary.
 _CREATED: Final = "tallyroot.stream-created"
@@ -112,14 +114,18 @@ def unavailable(err: Exception) -> ProjectionError:
 
 def open_catalog(settings: IcebergSettings) -> Catalog:
     """The catalog: of a file or database (sqlite:, postgresql:) or a REST service (http:), as its address says."""
-    warehouse = settings.iceberg_warehouse
-    if warehouse.startswith("file:"):  # pyiceberg takes %20 for a part of the name
-        warehouse = unquote(warehouse)
-    where = {"uri": settings.iceberg_catalog_uri, "warehouse": warehouse}
+    where = {"uri": settings.iceberg_catalog_uri, "warehouse": _warehouse(settings.iceberg_warehouse)}
     try:
         return load_catalog(CATALOG, **where)
     except Exception:  # noqa: BLE001 - two that start at once may both try to make a SQL catalog's own tables
         return load_catalog(CATALOG, **where)
+
+
+def _warehouse(address: str) -> str:
+    """The address as pyiceberg takes it: for a folder it does not resolve the %20 of a URI, and would make `%20`."""
+    if not address.startswith("file://") or Path(address.removeprefix("file://")).exists():
+        return address
+    return unquote(address)
 
 
 def table_name(tenant: str, generation: str = "") -> tuple[str, str]:
@@ -198,6 +204,13 @@ def append(table: Table, batches: Sequence[pa.RecordBatch], position: Position) 
     table.append(pa.Table.from_batches(batches, schema=_ARROW).sort_by(order), snapshot_properties=summary)
 
 
+def _tuning(variable: str, default: int) -> int:
+    text = os.environ.get(variable, str(default))
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 1_000_000):
+        raise ProjectionError(f"{variable} is {text!r}, wanted a whole number from 1 to 1000000; correct or unset it")
+    return int(text)
+
+
 class AnalyticsFollower:
     """Feeds the events table of one tenant; commits by size or age."""
 
@@ -208,13 +221,13 @@ class AnalyticsFollower:
         settings: IcebergSettings,
         generation: str = "",
         *,
-        commit_rows: int = COMMIT_ROWS,
-        commit_age_s: float = COMMIT_AGE_S,
+        commit_rows: int | None = None,
+        commit_age_s: float | None = None,
     ) -> None:
         self._settings = settings
         self._generation = generation
-        self._commit_rows = commit_rows
-        self._commit_age_s = commit_age_s
+        self._commit_rows = commit_rows or _tuning("TALLY_ANALYTICS_COMMIT_ROWS", COMMIT_ROWS)
+        self._commit_age_s = commit_age_s or _tuning("TALLY_ANALYTICS_COMMIT_AGE_S", COMMIT_AGE_S)
         self._table: Table | None = None
         self._forget()
 

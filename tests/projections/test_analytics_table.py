@@ -9,7 +9,7 @@ from stories import START_MS, Story, publish, random_story
 from adapters import iceberg
 from adapters.iceberg import AnalyticsFollower
 from domain.player import AcceptQuest, ReachStep, RegisterPlayer
-from projections.errors import SinkUnavailable
+from projections.errors import ProjectionError, SinkUnavailable
 
 HOUR_MS = 3_600_000
 
@@ -91,6 +91,14 @@ def test_rows_wait_until_there_are_enough_or_they_are_old_enough(settings, tenan
         assert snapshots(settings, tenant) == 2
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "soon", "1.5", "+7"])
+def test_a_commit_age_that_makes_no_sense_is_refused_in_one_line(settings, monkeypatch, text):
+    monkeypatch.setenv("TALLY_ANALYTICS_COMMIT_AGE_S", text)
+
+    with pytest.raises(ProjectionError, match="TALLY_ANALYTICS_COMMIT_AGE_S"):
+        AnalyticsFollower(settings)
 
 
 def test_closing_commits_what_waits_and_a_crash_loses_it_to_the_next_start(settings, tenant):
