@@ -35,7 +35,7 @@ def describe(settings: Settings) -> dict[str, Any]:
 
 
 def cpu_seconds(pid: int) -> float | None:
-    """Processor time that a process and its living children used so far; None where there is no /proc, or no process."""
+    """Processor time of a process and its living children so far; None where there is no /proc, or no process."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
