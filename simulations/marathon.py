@@ -88,7 +88,7 @@ async def replay(settings: Settings, tenant: str, players: int | None, progress:
             progress.show("replaying", answered, state["total"], f"{answered:,} commands  {rate:,.0f}/s  {behind}")
 
         async with Sampler(stores, on_sample) as samples:
-            await _run_client(settings.nats_url, tenant, players, state)
+            await _run_client(settings, tenant, players, state)
             seconds = time.time() - began
             progress.clear()
             is_settled = await _settle(samples, progress)
@@ -120,9 +120,9 @@ async def _settle(samples: Samples, progress: Progress) -> bool:
     return waiting.result()
 
 
-async def _run_client(nats_url: str, tenant: str, players: int | None, state: dict[str, Any]) -> None:
+async def _run_client(settings: Settings, tenant: str, players: int | None, state: dict[str, Any]) -> None:
     """Start the client, keep `state` at what it last said; whatever happens, the process is gone afterwards."""
-    arguments = ["--nats", nats_url, "--tenant", tenant]
+    arguments = ["--nats", settings.nats_url, "--tenant", tenant]
     if players is not None:
         arguments += ["--players", str(players)]
     process = await asyncio.create_subprocess_exec(
@@ -149,7 +149,8 @@ async def _run_client(nats_url: str, tenant: str, players: int | None, state: di
             process.kill()
             await process.wait()
     if not state.get("done"):
-        message = words.splitlines()[-1] if words else f"the client ended with exit code {process.returncode}"
+        line = words.splitlines()[-1] if words else f"the client ended with exit code {process.returncode}"
+        message = f"{line}; the logs are in {settings.data_dir / 'logs'}"
         raise TallyError(message)
 
 
