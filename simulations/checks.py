@@ -101,7 +101,7 @@ def check_sizes(events: int, leaves: int, rows: int) -> Finding:
 def check_leaves(stream_digest: str, log_digest: str) -> Finding:
     """The leaf hashes in the log are those of the events in the stream, one by one and in order."""
     if stream_digest != log_digest:
-        detail = f"digest over the stream {stream_digest[:16]}…, over the log {log_digest[:16]}…"
+        detail = f"digest over the stream {stream_digest[:16]}.., over the log {log_digest[:16]}.."
         return Finding("leaves are the events", ok=False, detail=detail)
     return Finding("leaves are the events", ok=True, detail="every leaf hash is that of its event, byte for byte")
 

@@ -149,8 +149,8 @@ async def _run_client(settings: Settings, tenant: str, players: int | None, stat
             process.kill()
             await process.wait()
     if not state.get("done"):
-        line = words.splitlines()[-1] if words else f"the client ended with exit code {process.returncode}"
-        message = f"{line}; the logs are in {settings.data_dir / 'logs'}"
+        said = words.splitlines()[-1] if words else f"the client ended with exit code {process.returncode}"
+        message = f"{said}; the logs are in {settings.data_dir / 'logs'}"
         raise TallyError(message)
 
 

@@ -7,7 +7,7 @@ import sys
 import time
 from typing import Final
 
-BAR_CELLS: Final = 24
+BAR_CELLS: Final = 16
 LINE_EVERY_S: Final = 5.0
 DRAW_EVERY_S: Final = 0.1
 
@@ -18,6 +18,7 @@ class Progress:
     def __init__(self, *, is_quiet: bool = False) -> None:
         self._is_terminal = sys.stdout.isatty() and not is_quiet
         self._is_quiet = is_quiet
+        self._cell = "━" if (sys.stdout.encoding or "").lower().startswith("utf") else "="
         self._shown_at = 0.0
         self._finished = ""
         self._width = 0
@@ -35,7 +36,7 @@ class Progress:
         share = done / total if total else 1.0
         if self._is_terminal:
             filled = int(BAR_CELLS * share)
-            bar = "━" * filled + " " * (BAR_CELLS - filled)
+            bar = self._cell * filled + " " * (BAR_CELLS - filled)
             self._draw(f"{title:<12}[{bar}] {share:4.0%}  {remark}")
         else:
             print(f"{title:<12}{share:4.0%}  {remark}", flush=True)
