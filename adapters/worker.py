@@ -16,9 +16,11 @@ from adapters.jetstream.append import BatchPublisher
 from adapters.jetstream.connection import connect
 from adapters.jetstream.dead_letters import JetStreamDeadLetters
 from adapters.jetstream.membership import BEAT_S, Membership, share
+from adapters.jetstream.snapshots import JetStreamSnapshots, SharedTail
 from adapters.jetstream.store import JetStreamCommands, JetStreamEventStore, JetStreamOutbox
 from bus.errors import BusError, StoreUnavailable, WrongStream
 from bus.partition import ForeignLocks, Partition
+from bus.restoring import Restorer
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +50,8 @@ class Worker:
         self._purged: dict[tuple[str, int], int] = {}
         self._tenants: dict[str, streams.Tenant] = {}
         self._refused: dict[str, str] = {}
+        self._tails: dict[str, SharedTail] = {}
+        self._batches: BatchPublisher | None = None
 
     async def run(self, stop: asyncio.Event, ready: asyncio.Event) -> None:
         """Join, decide, and hand over at once when `stop` is set."""
@@ -101,11 +105,15 @@ class Worker:
                 self._refused[name] = str(err)
 
     def _start(self, client: Client, tenant: str, number: int) -> None:
+        store = JetStreamEventStore(client, tenant, self._publisher(client))
+        snapshots = JetStreamSnapshots(client, tenant, self._publisher(client))
+        tail = self._tails.setdefault(tenant, SharedTail(client, tenant))
         partition = Partition(
             tenant=tenant,
             partition=number,
             partitions=self._tenants[tenant].partitions,
-            store=JetStreamEventStore(client, tenant, BatchPublisher(client)),
+            store=store,
+            restorer=Restorer(number, store, snapshots, tail),
             commands=JetStreamCommands(client, tenant),
             outbox=JetStreamOutbox(client),
             dead=JetStreamDeadLetters(client, tenant),
@@ -115,6 +123,11 @@ class Worker:
             new_id=self._id,
         )
         self._running[tenant, number] = partition, asyncio.create_task(_keep_running(partition))
+
+    def _publisher(self, client: Client) -> BatchPublisher:
+        if self._batches is None:
+            self._batches = BatchPublisher(client)
+        return self._batches
 
     def _id(self) -> str:
         return self._new_id.next().decode()

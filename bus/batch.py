@@ -196,6 +196,11 @@ class Batch:
         return {self._drafts[key].subject: (key, self._drafts[key].actor.stream_seq) for key in keys}
 
     @property
+    def written(self) -> set[str]:
+        """Every owner who gets an event."""
+        return {key.id for key, draft in self._drafts.items() if draft.last >= 0}
+
+    @property
     def looked_at(self) -> Collection[Key]:
         """Every aggregate that the batch looked at."""
         return self._drafts.keys()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from bus import subjects
 from bus.envelope import CommandsDecided, Recorded
@@ -55,9 +55,16 @@ class MemoryEventStore:
                 found[owner].append(Recorded(seq, body))
         return found
 
-    async def owners(self) -> Iterable[str]:
-        """Everybody who has a history."""
-        return {subject.rpartition(".")[2] for subject in self._last}
+    async def since(self, after_seq: int, is_own: Callable[[str], bool]) -> dict[str, list[Recorded] | None]:
+        """Events after a sequence by owner: the store is its own `bus.ports.Tail`."""
+        found: dict[str, list[Recorded] | None] = {}
+        for at, (subject, body) in enumerate(self.events[after_seq:], after_seq + 1):
+            _, _, _, aggregate, owner = subject.split(".")
+            if aggregate != subjects.INBOX and is_own(owner):
+                records = found.setdefault(owner, [])
+                if records is not None:
+                    records.append(Recorded(at, body))
+        return found
 
     async def inbox_head(self, partition: int) -> InboxHead | None:
         """The last inbox event of a partition, None before the first."""
@@ -157,6 +164,39 @@ class MemoryDeadLetters:
         """Whether this command of this aggregate is parked under this sequence."""
         letter = self.letters[dead_seq - 1] if 0 < dead_seq <= len(self.letters) else None
         return letter is not None and letter[:2] == (target, command_id)
+
+
+class MemorySnapshots:
+    """`bus.ports.SnapshotStore` as a dict; its sequence counts what was written."""
+
+    def __init__(self) -> None:
+        self.bodies: dict[tuple[int, str], bytes] = {}
+        self.watermarks: dict[int, tuple[int, bytes]] = {}
+        self._seq = 0
+
+    async def watermark(self, partition: int) -> tuple[int, bytes] | None:
+        """Sequence and body of a partition's watermark."""
+        return self.watermarks.get(partition)
+
+    async def owners(self, partition: int) -> Collection[str]:
+        """Everybody of a partition who has a snapshot."""
+        return [owner for at, owner in self.bodies if at == partition]
+
+    async def load(self, partition: int, owners: Collection[str]) -> dict[str, bytes]:
+        """The snapshots of these owners, as far as there are any."""
+        return {owner: self.bodies[partition, owner] for owner in owners if (partition, owner) in self.bodies}
+
+    async def write(self, partition: int, bodies: Sequence[tuple[str, bytes]], watermark: bytes, fence_seq: int) -> int:
+        """Store all or nothing, the watermark's sequence being `fence_seq`."""
+        if self.watermarks.get(partition, (0, b""))[0] != fence_seq:
+            words = "another worker has taken the partition over"
+            raise Conflict(words)
+        for owner, body in bodies:
+            self._seq += 1
+            self.bodies[partition, owner] = body
+        self._seq += 1
+        self.watermarks[partition] = self._seq, watermark
+        return self._seq
 
 
 class MemoryOutbox:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from hashlib import blake2b
 from typing import Any
 
@@ -41,13 +41,14 @@ class Owner:
         return found
 
 
-def replay(history: Iterable[Recorded]) -> Owner:
-    """An owner as its history says; `known` keeps the first event of each command."""
-    owner = Owner()
+def advance(owner: Owner, history: Iterable[Recorded]) -> Owner:
+    """An owner as its history goes on, events that it knows passed over; `known` keeps each command's first event."""
     for record in history:
         event = record.event
         aggregate = event.subject.partition("/")[0]
         actor = owner.actor(aggregate)
+        if record.stream_seq <= actor.stream_seq:
+            continue
         actor.state = catalogue.evolve(aggregate, actor.state, record.data, to_ms(event.time))
         actor.version = event.aggregateversion
         actor.stream_seq = record.stream_seq
@@ -99,12 +100,18 @@ class OwnerCache:
         self._passivated.clear()
         self._cold = array("Q", sorted({_digest(owner_id) for owner_id in owner_ids}))
 
-    def passivate(self) -> None:
-        """Let the longest untouched owners go until the limit is kept."""
-        while len(self._live) > self._owners_max:
+    def passivate(self, may_go: Callable[[str], bool]) -> bool:
+        """Let the longest untouched owners go until the limit is kept; False when too many of them may not go."""
+        for _ in range(2 * max(0, len(self._live) - self._owners_max)):
+            if len(self._live) <= self._owners_max:
+                break
             oldest = next(iter(self._live))
-            del self._live[oldest]
-            self._passivated.add(_digest(oldest))
+            owner = self._live.pop(oldest)
+            if may_go(oldest):
+                self._passivated.add(_digest(oldest))
+            else:
+                self._live[oldest] = owner
+        return len(self._live) <= self._owners_max
 
 
 def _digest(owner_id: str) -> int:

@@ -12,16 +12,18 @@ import random
 from collections.abc import Callable, Collection
 from contextlib import AsyncExitStack
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Final
 
 from bus import subjects
 from bus.answering import REFUSALS_KEPT_MS, Refusals, outcomes_of
-from bus.batch import MESSAGES_MAX, Batch, BatchFull, ParkedAnswer, RefusedAnswer
-from bus.envelope import CommandRequest, command_id_of, decode_command
-from bus.errors import Conflict, Malformed, OutcomeUnknown
-from bus.owners import Owner, OwnerCache, replay
+from bus.batch import MESSAGES_MAX, Batch, BatchFull, RefusedAnswer
+from bus.errors import Conflict, OutcomeUnknown
+from bus.owners import Owner, OwnerCache
+from bus.poison import Failed, Poison
 from bus.ports import CommandSource, CommandStream, DeadLetters, Delivery, EventStore, InboxHead, Outbox
-from domain.catalogue import Key, Plan, plan
+from bus.reading import Task, read
+from bus.restoring import Restorer, advanced
+from domain.catalogue import Key
 from domain.errors import Refused
 from domain.values import to_time
 
@@ -29,29 +31,14 @@ log = logging.getLogger(__name__)
 
 FOREIGN_MAX: Final = 10_000
 CONFLICT_WAIT_S: Final = 0.02
-#: A command that our own code cannot decide is tried so often, within two seconds in all.
-TRIES_MAX: Final = 3
-TRY_AGAIN_S: Final = 0.3
-EARLIER_PARKED: Final = "an earlier command of this aggregate is parked; an operator redrives or discards it"
-
-
-class Task(NamedTuple):
-    """A delivery that can be decided, with what it needs."""
-
-    request: CommandRequest
-    plan: Plan
+#: Without commands for so long, a partition writes its snapshots.
+IDLE_S: Final = 1.0
+#: More than that would keep a successor waiting; it reads them as tail.
+DIRTY_AT_STOP_MAX: Final = 5_000
 
 
 class Overtaken(Exception):
     """Another worker has written this partition's inbox: what we know of it is out of date."""
-
-
-class _Failed(Exception):
-    """Our own code could not decide a command; the cause says why."""
-
-    def __init__(self, task: Task) -> None:
-        super().__init__(task.request.stream_seq)
-        self.task = task
 
 
 class ForeignLocks:
@@ -80,6 +67,7 @@ class Partition:
         commands: CommandStream,
         outbox: Outbox,
         dead: DeadLetters,
+        restorer: Restorer,
         locks: ForeignLocks,
         owners_max: int,
         now_ms: Callable[[], int],
@@ -92,7 +80,8 @@ class Partition:
         self._store = store
         self._commands = commands
         self._outbox = outbox
-        self._dead = dead
+        self._poison = Poison(tenant, dead)
+        self._restorer = restorer
         self._locks = locks
         self._now_ms = now_ms
         self._new_id = new_id
@@ -103,10 +92,10 @@ class Partition:
         self._contended: set[Key] = set()
         self._head: InboxHead | None = None
         self._refusals = Refusals()
-        self._parked: dict[Key, str] = {}
-        self._unreadable: dict[str, Exception] = {}
-        self._tries: dict[int, int] = {}
-        self._broken: set[int] = set()
+
+    @property
+    def _head_seq(self) -> int:
+        return 0 if self._head is None else self._head.stream_seq
 
     @property
     def live_owners(self) -> int:
@@ -125,6 +114,8 @@ class Partition:
                 await asyncio.sleep(random.uniform(0.05, 0.3))  # noqa: S311 - jitter
             finally:
                 await source.close()
+        if self._restorer.dirty <= DIRTY_AT_STOP_MAX:
+            await self.snapshot()
 
     def stop(self) -> None:
         """Let `run` return: at once when it waits for commands, else when the current batch is answered."""
@@ -140,11 +131,9 @@ class Partition:
         self._refusals = Refusals()
         for decided in await self._store.inbox_since(self.number, now_ms - REFUSALS_KEPT_MS):
             self._refusals.remember(decided.refused, now_ms)
-        self._parked = {key: EARLIER_PARKED for key in await self._dead.parked() if self._is_own(key.id)}
-        self._unreadable.clear()
-        self._tries.clear()
+        await self._poison.take_over(self._is_own)
         self._foreign.clear()
-        self._own.restart(owner_id for owner_id in await self._store.owners() if self._is_own(owner_id))
+        self._own.restart(await self._restorer.take_over(self._is_own))
 
     async def _follow(self, source: CommandSource) -> None:
         deliveries: list[Delivery] = []
@@ -152,7 +141,7 @@ class Partition:
         while not self.is_stopping:
             if not deliveries:
                 deliveries = await self._take(source)
-                tasks = [self.read(delivery) for delivery in deliveries]
+                tasks = [read(self.tenant, delivery) for delivery in deliveries]
             if deliveries:
                 done = await self.process(deliveries, tasks)
                 del deliveries[:done], tasks[:done]
@@ -161,6 +150,8 @@ class Partition:
         """The next commands, none when `stop` was called meanwhile."""
         self._taking = asyncio.ensure_future(source.take(MESSAGES_MAX))
         try:
+            while not (await asyncio.wait({self._taking}, timeout=IDLE_S))[0]:
+                await self.snapshot()
             return await self._taking
         except asyncio.CancelledError:
             if not self.is_stopping:
@@ -174,7 +165,7 @@ class Partition:
 
         `tasks` says of each delivery what `read` made of it.
         """
-        await self._unpark(deliveries, tasks)
+        await self._poison.check(deliveries, tasks)
         held = {key for task in tasks if isinstance(task, Task) for key in task.plan.reads} & self._contended
         is_fresh = False
         conflicts = 0
@@ -184,8 +175,12 @@ class Partition:
                 await self._load(tasks)
                 try:
                     batch, count = self._decide(deliveries, tasks)
-                except _Failed as failed:
-                    await self._try_again_or_park(failed)
+                except Failed as failed:
+                    wait_s = self._poison.try_again_after_s(failed)
+                    if wait_s is not None:
+                        for owner_id in failed.task.owner_ids:
+                            self._drop(owner_id)
+                        await asyncio.sleep(wait_s)
                     continue
                 if not batch.foreign_written <= held:
                     held |= batch.foreign_written
@@ -196,7 +191,7 @@ class Partition:
                     is_fresh = True
                     if await self._refresh(batch, batch.doubtful):
                         continue
-                await self._park(batch, deliveries, tasks)
+                await self._poison.keep(deliveries, tasks, batch.answers)
                 first_seq = await self._commit(batch, deliveries[:count])
                 if first_seq is not None:
                     break
@@ -206,46 +201,40 @@ class Partition:
         time = to_time(self._now_ms())
         sent = await outcomes_of(self.tenant, self._store, batch, deliveries[:count], first_seq, time)
         await self._outbox.send(sent)
-        self._own.passivate()
+        await self._keep_memory_bounded()
         return count
 
-    def read(self, delivery: Delivery) -> Task | RefusedAnswer:
-        """What the delivery asks for, or the refusal of what cannot be read."""
-        address = subjects.split_command(delivery.subject)
-        subject = f"{address[0]}/{address[1]}"
-        try:
-            self._require_reply_allowed(delivery)
-            request = decode_command(self.tenant, delivery.stream_seq, address, delivery.body)
-        except Malformed as refusal:
-            command_id = command_id_of(delivery.body, delivery.stream_seq)
-            return RefusedAnswer(command_id, subject, refusal.code, refusal.message)
-        return Task(request, plan(request.target, request.command))
+    async def snapshot(self) -> None:
+        """Write what a successor would otherwise have to read from the tail."""
+        await self._restorer.snapshot(self._head_seq)
 
-    def _require_reply_allowed(self, delivery: Delivery) -> None:
-        if delivery.reply_to is not None and not subjects.is_reply_allowed(self.tenant, delivery.reply_to):
-            wanted = f"_INBOX.… or tally.out.{self.tenant}.…"
-            code = "forbidden-reply"
-            raise Malformed(code, f"Tally-Reply-To is {delivery.reply_to[:80]!r}, wanted {wanted}")
+    async def _keep_memory_bounded(self) -> None:
+        """Passivate; write snapshots when too many may not go without, or when the tail has become long."""
+        if not self._own.passivate(self._restorer.may_go) or self._restorer.is_due(self._head_seq):
+            await self.snapshot()
+            self._own.passivate(self._restorer.may_go)
 
     async def _load(self, tasks: list[Task | RefusedAnswer]) -> None:
         """Make every owner live that the tasks need; those with a history are read in bulk."""
-        needed = {key.id for task in tasks if isinstance(task, Task) for keys in task.plan for key in keys}
+        needed = {owner_id for task in tasks if isinstance(task, Task) for owner_id in task.owner_ids}
         missing = [owner_id for owner_id in needed if self._is_missing(owner_id)]
         if not missing:
             return
-        histories = await self._store.histories(missing)
         if len(self._foreign) > FOREIGN_MAX:
             self._foreign = {owner_id: owner for owner_id, owner in self._foreign.items() if owner_id in needed}
-        for owner_id in missing:
-            try:
-                owner = replay(histories.get(owner_id, ()))
-            except Exception as err:  # noqa: BLE001 - whatever it is, it parks this owner's commands and no others
-                self._unreadable[owner_id] = err
-                owner = Owner()
-            if self._is_own(owner_id):
-                self._own.put(owner_id, owner)
-            else:
-                self._foreign[owner_id] = owner
+        foreign = [owner_id for owner_id in missing if self._is_foreign(owner_id)]
+        histories = await self._store.histories(foreign) if foreign else {}
+        for owner_id in foreign:
+            self._foreign[owner_id] = self._readable(owner_id, advanced(Owner(), histories.get(owner_id, ())))
+        own = [owner_id for owner_id in missing if self._is_own(owner_id)]
+        for owner_id, owner in (await self._restorer.load(own) if own else {}).items():
+            self._own.put(owner_id, self._readable(owner_id, owner))
+
+    def _readable(self, owner_id: str, restored: Owner | Exception) -> Owner:
+        if isinstance(restored, Owner):
+            return restored
+        self._poison.note_unreadable(owner_id, restored)
+        return Owner()
 
     def _is_missing(self, owner_id: str) -> bool:
         """Whether an owner must be read; one of our own without history is simply new."""
@@ -259,7 +248,7 @@ class Partition:
         return False
 
     def _decide(self, deliveries: list[Delivery], tasks: list[Task | RefusedAnswer]) -> tuple[Batch, int]:
-        """Decide as many as one transaction holds; raises `_Failed` for a command that our own code cannot decide."""
+        """Decide as many as one transaction holds; raises `Failed` for a command that our own code cannot decide."""
         batch = Batch(self.tenant, to_time(self._now_ms()), self._owner, self._is_foreign)
         count = 0
         for delivery, task in zip(deliveries, tasks, strict=True):
@@ -271,7 +260,7 @@ class Partition:
                 break
             except Exception as err:
                 if isinstance(task, Task):
-                    raise _Failed(task) from err
+                    raise Failed(task) from err
                 raise
             count += 1
         return batch, count
@@ -290,56 +279,15 @@ class Partition:
             batch.refuse(seq, command_id, subject, task.code, task.message)
         elif delivery.redrive is not None and delivery.redrive.is_discard:
             batch.refuse(seq, command_id, subject, "discarded", "an operator discarded this command; send a new one")
-        elif task.request.target in self._parked and (delivery.redrive is None or seq in self._broken):
-            batch.park(seq, command_id, subject, self._parked[task.request.target])
+        elif (reason := self._poison.reason_to_park(delivery, task)) is not None:
+            batch.park(seq, command_id, subject, reason)
         else:
-            self._require_readable(task)
+            self._poison.require_readable(task)
             try:
                 batch.decide(task.request, task.plan)
             except Refused as refusal:
                 batch.note_refusal(task.plan)
                 batch.refuse(seq, command_id, subject, refusal.code, refusal.message)
-
-    def _require_readable(self, task: Task) -> None:
-        for keys in task.plan:
-            for key in keys:
-                if key.id in self._unreadable:
-                    raise self._unreadable[key.id]
-
-    async def _try_again_or_park(self, failed: _Failed) -> None:
-        """Read everything about a command anew and wait a little; the third time its aggregate is parked."""
-        seq = failed.task.request.stream_seq
-        tries = self._tries[seq] = self._tries.get(seq, 0) + 1
-        reason = f"{type(failed.__cause__).__name__}: {failed.__cause__}"[:200]
-        target = failed.task.request.target
-        if tries >= TRIES_MAX:
-            log.error("command %d of %s is parked: %s/%s: %s", seq, self.tenant, *target, reason)
-            self._parked[target] = reason
-            self._broken.add(seq)
-            return
-        for keys in failed.task.plan:
-            for key in keys:
-                self._unreadable.pop(key.id, None)
-                self._foreign.pop(key.id, None)
-                self._own.drop(key.id)
-        await asyncio.sleep(TRY_AGAIN_S * tries)
-
-    async def _park(self, batch: Batch, deliveries: list[Delivery], tasks: list[Task | RefusedAnswer]) -> None:
-        """Keep what the batch parks before the batch says so; a crash in between keeps it twice, which does no harm."""
-        for delivery, task, answer in zip(deliveries, tasks, batch.answers, strict=False):
-            if isinstance(answer, ParkedAnswer) and isinstance(task, Task) and delivery.redrive is None:
-                await self._dead.park(task.request.target, delivery, answer.command_id, answer.reason)
-
-    async def _unpark(self, deliveries: list[Delivery], tasks: list[Task | RefusedAnswer]) -> None:
-        """Look whether aggregates that commands address are parked still; drop an operator's word that is not true."""
-        if self._parked and any(isinstance(task, Task) and task.request.target in self._parked for task in tasks):
-            parked = await self._dead.parked()
-            self._parked = {key: reason for key, reason in self._parked.items() if key in parked}
-        for at, (delivery, task) in enumerate(zip(deliveries, tasks, strict=True)):
-            if delivery.redrive is not None and isinstance(task, Task):
-                held = await self._dead.holds(task.request.target, delivery.redrive.dead_seq, task.request.id)
-                if not held:
-                    deliveries[at] = delivery._replace(redrive=None)
 
     async def _commit(self, batch: Batch, deliveries: list[Delivery]) -> int | None:
         """Store the batch; returns its first sequence, None when it must be decided again."""
@@ -351,16 +299,18 @@ class Partition:
             head = await self._store.inbox_head(self.number)
             if head is not None and head.decided.batch == batch_id:
                 first_seq = head.stream_seq - len(batch.messages) + 1
-            elif (head.stream_seq if head else 0) != (self._head.stream_seq if self._head else 0):
+            elif (head.stream_seq if head else 0) != self._head_seq:
                 raise Overtaken from err
             else:
                 await self._refresh(batch, batch.looked_at)
                 return None
         batch.commit(first_seq)
+        for owner_id in batch.written:
+            if self._is_own(owner_id):
+                self._restorer.changed(owner_id, self._owner(owner_id))
         self._head = batch.head(first_seq)
         self.decided_seq = deliveries[-1].stream_seq
-        self._tries.clear()
-        self._broken.clear()
+        self._poison.forget_tries()
         self._refusals.remember(batch.refusals, self._now_ms())
         return first_seq
 
@@ -370,9 +320,14 @@ class Partition:
         seqs = await self._store.last_seqs(looked_at)
         changed = {key.id for subject, (key, seq) in looked_at.items() if seqs.get(subject, 0) != seq}
         for owner_id in changed:
-            self._foreign.pop(owner_id, None)
-            self._own.drop(owner_id)
+            self._drop(owner_id)
         return bool(changed)
+
+    def _drop(self, owner_id: str) -> None:
+        """Forget what we know of an owner; the history tells."""
+        self._foreign.pop(owner_id, None)
+        self._own.drop(owner_id)
+        self._restorer.forget(owner_id)
 
     async def _lock(self, locks: AsyncExitStack, keys: set[Key]) -> None:
         """Hold the locks of these aggregates and no others, taken in one order everywhere."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple, Protocol
 
 from bus.envelope import CommandsDecided, Recorded
@@ -58,9 +58,6 @@ class EventStore(Protocol):
     async def histories(self, owners: Collection[str]) -> dict[str, list[Recorded]]:
         """All events of each owner's aggregates, in stream order; owners without events may be left out."""
 
-    async def owners(self) -> Iterable[str]:
-        """Everybody who has a history."""
-
     async def inbox_head(self, partition: int) -> InboxHead | None:
         """The last inbox event of a partition, None before the first."""
 
@@ -69,6 +66,29 @@ class EventStore(Protocol):
 
     async def events_from(self, stream_seq: int, count_max: int) -> list[Recorded]:
         """Up to so many events, from a sequence on."""
+
+
+class Tail(Protocol):
+    """The newest part of the event stream, read once for all partitions of a process."""
+
+    async def since(self, after_seq: int, is_own: Callable[[str], bool]) -> dict[str, list[Recorded] | None]:
+        """Events after a sequence by owner, for the owners asked for; None for one with more than can be kept."""
+
+
+class SnapshotStore(Protocol):
+    """Bodies by owner, one each, and a watermark for each partition."""
+
+    async def watermark(self, partition: int) -> tuple[int, bytes] | None:
+        """Sequence and body of a partition's watermark."""
+
+    async def owners(self, partition: int) -> Collection[str]:
+        """Everybody of a partition who has a snapshot."""
+
+    async def load(self, partition: int, owners: Collection[str]) -> dict[str, bytes]:
+        """The snapshots of these owners, as far as there are any."""
+
+    async def write(self, partition: int, bodies: Sequence[tuple[str, bytes]], watermark: bytes, fence_seq: int) -> int:
+        """Store all or nothing, the watermark's sequence being `fence_seq`; returns its new one, else `Conflict`."""
 
 
 class CommandSource(Protocol):

@@ -121,6 +121,21 @@ def dead(tenant: str, aggregate: str, owner: str) -> str:
     return f"tally.dead.{tenant}.{aggregate}.{owner}"
 
 
+def snapshots_stream(tenant: str) -> str:
+    """Name of the stream that holds a tenant's snapshots."""
+    return f"SNAPSHOTS_{tenant}"
+
+
+def snapshot(tenant: str, partition: int | str, owner: str) -> str:
+    """Subject of one owner's snapshot."""
+    return f"tally.snap.{tenant}.{partition}.{owner}"
+
+
+def watermark(tenant: str, partition: int | str) -> str:
+    """Subject of a partition's snapshot watermark."""
+    return f"tally.snap.{tenant}.{partition}"
+
+
 def query(tenant: str, *tokens: str) -> str:
     """Subject of a query service."""
     return ".".join(("tally.q", tenant, *tokens))

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.nuid import NUID
 
 from bus.errors import AppendRefused, Conflict, OutcomeUnknown, StoreUnavailable
 from bus.ports import Message
@@ -32,6 +33,11 @@ class BatchPublisher:
         self._inbox = client.new_inbox()
         self._waiting: dict[str, asyncio.Future[bytes]] = {}
         self._subscribed = False
+        self._nuid = NUID()
+
+    def new_id(self) -> str:
+        """An id for a batch."""
+        return self._nuid.next().decode()
 
     async def append(self, batch_id: str, messages: Sequence[Message]) -> int:
         """Store all messages or none; returns the sequence of the first.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
@@ -12,7 +12,7 @@ from nats.aio.client import Client
 from adapters.jetstream.append import BatchPublisher
 from adapters.jetstream.connection import api
 from adapters.jetstream.dead_letters import DISCARD_HEADER, REDRIVE_HEADER, REPLY_TO_HEADER
-from adapters.jetstream.reader import PullReader, direct_get, history, last_message, last_seqs, subjects_of
+from adapters.jetstream.reader import PullReader, direct_get, history, last_message, last_seqs
 from bus import subjects
 from bus.envelope import CommandsDecided, Recorded
 from bus.ports import CommandSource, Delivery, InboxHead, Message, Redrive
@@ -52,11 +52,6 @@ class JetStreamEventStore:
             for owner in owners:
                 group.create_task(read(owner))
         return found
-
-    async def owners(self) -> Iterable[str]:
-        """Everybody who has a history."""
-        found = await subjects_of(self._client, self._stream, subjects.all_events(self._tenant))
-        return {subject.rpartition(".")[2] for subject in found}
 
     async def inbox_head(self, partition: int) -> InboxHead | None:
         """The last inbox event of a partition, from the leader."""

@@ -86,6 +86,22 @@ def dead_config(tenant: str, replicas: int) -> dict[str, Any]:
     }
 
 
+def snapshots_config(tenant: str, replicas: int) -> dict[str, Any]:
+    """The stream of snapshots: the newest of each owner, a cache of the events."""
+    return {
+        "name": subjects.snapshots_stream(tenant),
+        "subjects": [subjects.watermark(tenant, "*"), subjects.snapshot(tenant, "*", "*")],
+        "retention": "limits",
+        "discard": "old",
+        "max_msgs_per_subject": 1,
+        "max_age": 0,
+        "storage": "file",
+        "num_replicas": replicas,
+        "allow_atomic": True,
+        "allow_direct": True,
+    }
+
+
 async def create_tenant(
     client: Client,
     tenant: str,
@@ -102,6 +118,7 @@ async def create_tenant(
     is_new = subjects.events_stream(tenant) not in await stream_names(client)
     for config in (
         dead_config(tenant, replicas),
+        snapshots_config(tenant, replicas),
         commands_config(tenant, partitions, intake, replicas),
         events_config(tenant, replicas),
     ):
@@ -110,6 +127,8 @@ async def create_tenant(
             words = answer["error"].get("description")
             message = f"stream {config['name']} was not created: {words}; a tenant's streams are created once"
             raise WrongStream(message)
+    if is_new:  # snapshots of an event stream that is gone say nothing about the new one
+        await api(client, f"STREAM.PURGE.{subjects.snapshots_stream(tenant)}", {})
     await describe(client, tenant)
     return is_new
 
@@ -126,11 +145,13 @@ async def describe(client: Client, tenant: str) -> Tenant:
     commands = await stream_info(client, subjects.commands_stream(tenant))
     config = commands["config"]
     dead = await stream_info(client, subjects.dead_stream(tenant))
+    snapshots = await stream_info(client, subjects.snapshots_stream(tenant))
     partitions = int((config.get("metadata") or {}).get(PARTITIONS_KEY, "0"))
     intake: Intake = "fast" if config.get("persist_mode") == "async" else "durable"
     replicas = events["config"].get("num_replicas", 1)
     _require(events["config"], events_config(tenant, replicas))
     _require(dead["config"], dead_config(tenant, dead["config"].get("num_replicas", 1)))
+    _require(snapshots["config"], snapshots_config(tenant, snapshots["config"].get("num_replicas", 1)))
     _require(config, commands_config(tenant, partitions, intake, config.get("num_replicas", 1)))
     identity = StreamIdentity(events["config"]["name"], events["created"])
     return Tenant(name=tenant, partitions=partitions, intake=intake, events=identity)

@@ -4,8 +4,10 @@ import asyncio
 import itertools
 import json
 
-from bus.memory import MemoryCommands, MemoryDeadLetters, MemoryEventStore, MemoryOutbox
+from bus.memory import MemoryCommands, MemoryDeadLetters, MemoryEventStore, MemoryOutbox, MemorySnapshots
 from bus.partition import ForeignLocks, Partition
+from bus.reading import read
+from bus.restoring import Restorer
 
 TENANT = "t"
 PARTITIONS = 4
@@ -51,6 +53,7 @@ class Town:
         self.commands = MemoryCommands(TENANT, PARTITIONS)
         self.outbox = MemoryOutbox()
         self.dead = MemoryDeadLetters()
+        self.snapshots = MemorySnapshots()
         self.locks = ForeignLocks()
         self.clock_ms = 1_767_225_600_000
         self.owners_max = owners_max
@@ -66,6 +69,7 @@ class Town:
             commands=self.commands,
             outbox=self.outbox,
             dead=self.dead,
+            restorer=Restorer(number, self.store, self.snapshots, self.store),
             locks=self.locks,
             owners_max=self.owners_max,
             now_ms=lambda: self.clock_ms,
@@ -94,7 +98,7 @@ class Town:
             except TimeoutError:
                 return
             while deliveries:
-                tasks = [partition.read(delivery) for delivery in deliveries]
+                tasks = [read(TENANT, delivery) for delivery in deliveries]
                 done = await partition.process(deliveries, tasks)
                 del deliveries[:done]
 
@@ -105,6 +109,10 @@ class Town:
     async def take_over(self) -> None:
         for partition in self.partitions:
             await partition.take_over()
+
+    async def snapshot(self) -> None:
+        for partition in self.partitions:
+            await partition.snapshot()
 
     def outcomes(self, command_id: str) -> list[dict]:
         found = [json.loads(body) for _, body in self.outbox.sent]

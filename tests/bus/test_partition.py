@@ -7,13 +7,14 @@ from harness import PARTITIONS, QUEST, TENANT, Town, body_of, said
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bus import partition, subjects
+from bus import poison, subjects
 from bus.answering import REFUSALS_KEPT_MS
 from bus.batch import REFUSALS_MAX
 from bus.errors import Conflict
 from bus.memory import MemoryEventStore
 from bus.partition import Overtaken
 from bus.ports import Redrive
+from bus.reading import read
 from domain import catalogue
 from domain.values import to_ms
 
@@ -207,7 +208,7 @@ def test_an_overtaken_worker_has_its_whole_batch_refused_and_says_nothing():
         source = await town.commands.open(stale.number, stale.decided_seq)
         deliveries = await source.take(10)
         with pytest.raises(Overtaken):
-            await stale.process(deliveries, [stale.read(delivery) for delivery in deliveries])
+            await stale.process(deliveries, [read(TENANT, delivery) for delivery in deliveries])
         return before, (len(town.store.events), len(town.outbox.sent))
 
     before, after = asyncio.run(story())
@@ -240,7 +241,7 @@ def curse(monkeypatch):
         return real(target, command, states, at_ms)
 
     monkeypatch.setattr(catalogue, "decide", decide)
-    monkeypatch.setattr(partition, "TRY_AGAIN_S", 0.001)
+    monkeypatch.setattr(poison, "TRY_AGAIN_S", 0.001)
     return cursed
 
 
@@ -402,6 +403,65 @@ def test_passivated_owners_come_back_as_they_were():
     assert counts["tokens-minted/1"] == counts["tokens-spent/1"] == 60
 
 
+ACTIONS = st.sampled_from(
+    ["RegisterPlayer", "AcceptQuest", "CompleteQuest", "MintTokens", "SpendTokens", "TransferTokens", "AbandonQuest"]
+)
+STEPS = st.lists(
+    st.tuples(ACTIONS, st.sampled_from("abcd"), st.sampled_from("abcd"), st.booleans(), st.integers(0, 9)), max_size=40
+)
+
+
+def data_of(action: str, other: str, amount: int) -> dict:
+    return {
+        "RegisterPlayer": {},
+        "AcceptQuest": {"quest": "q"},
+        "CompleteQuest": {"quest": "q", "elapsed_ms": amount + 1},
+        "AbandonQuest": {"quest": "q"},
+        "MintTokens": {"amount": amount + 1},
+        "SpendTokens": {"amount": amount + 1},
+        "TransferTokens": {"recipient": other, "amount": amount + 1},
+    }[action]
+
+
+@settings(max_examples=40, deadline=None)
+@given(STEPS, st.sets(st.integers(0, 39)), st.sets(st.integers(0, 39)))
+def test_a_worker_that_restarts_or_snapshots_decides_as_one_that_never_did(steps, pauses, restarts):
+    async def story(*, is_calm):
+        town = Town(owners_max=1000 if is_calm else 2)
+        await town.take_over()
+        await town.send("PublishQuest", "q", QUEST, "k")
+        for number, (action, owner, other, is_repeated, amount) in enumerate(steps):
+            for _ in range(1 + is_repeated):
+                await town.send(action, owner, data_of(action, other, amount), f"k{number}")
+            await town.drain()
+            if number in pauses and not is_calm:
+                await town.snapshot()
+            if number in restarts and not is_calm:
+                await town.restart()
+        return [said(json.loads(body)) for _, body in town.outbox.sent], town.types()
+
+    assert asyncio.run(story(is_calm=False)) == asyncio.run(story(is_calm=True))
+
+
+def test_snapshots_of_an_overtaken_worker_are_refused_and_harm_nobody(caplog):
+    async def story():
+        town = await town_with("p")
+        stale = town.partitions
+        await town.restart()
+        await town.send("MintTokens", "p", {"amount": 5})
+        await town.drain()
+        await town.snapshot()
+        for partition in stale:
+            await partition.snapshot()
+        await town.restart()
+        await town.send("SpendTokens", "p", {"amount": 5}, "spend")
+        await town.drain()
+        return town.outcome("spend")[0]
+
+    assert asyncio.run(story()) == "accepted"
+    assert "snapshots of partition" in caplog.text
+
+
 class Flaky(MemoryEventStore):
     """Loses acknowledgements and raises conflicts as it is told to."""
 
@@ -418,36 +478,28 @@ class Flaky(MemoryEventStore):
         return await super().append(batch_id, messages)
 
 
-ACTIONS = st.sampled_from(
-    ["RegisterPlayer", "AcceptQuest", "CompleteQuest", "MintTokens", "SpendTokens", "TransferTokens", "AbandonQuest"]
-)
-STEPS = st.lists(
-    st.tuples(ACTIONS, st.sampled_from("abcd"), st.sampled_from("abcd"), st.booleans(), st.integers(0, 9)), max_size=40
-)
-
-
 @settings(max_examples=60, deadline=None)
-@given(STEPS, st.lists(st.sampled_from(["ok", "ok", "lost", "conflict"]), max_size=12), st.sets(st.integers(0, 39)))
-def test_whatever_happens_each_command_has_one_outcome_and_one_set_of_events(steps, fates, restarts):
+@given(
+    STEPS,
+    st.lists(st.sampled_from(["ok", "ok", "lost", "conflict"]), max_size=12),
+    st.sets(st.integers(0, 39)),
+    st.sets(st.integers(0, 39)),
+)
+def test_whatever_happens_each_command_has_one_outcome_and_one_set_of_events(steps, fates, restarts, pauses):
     async def story():
         town = Town(store=Flaky(fates))
         await town.take_over()
         await town.send("PublishQuest", "q", QUEST)
         sent = {}
         for number, (action, owner, other, is_repeated, amount) in enumerate(steps):
-            data = {
-                "RegisterPlayer": {},
-                "AcceptQuest": {"quest": "q"},
-                "CompleteQuest": {"quest": "q", "elapsed_ms": amount + 1},
-                "AbandonQuest": {"quest": "q"},
-                "MintTokens": {"amount": amount + 1},
-                "SpendTokens": {"amount": amount + 1},
-                "TransferTokens": {"recipient": other, "amount": amount + 1},
-            }[action]
+            data = data_of(action, other, amount)
             command_id = f"k{number}"
             sent[command_id] = 1 + is_repeated
             for _ in range(1 + is_repeated):
                 await town.send(action, owner, data, command_id)
+            if number in pauses:
+                await town.drain()
+                await town.snapshot()
             if number in restarts:
                 await town.drain()
                 await town.restart()

@@ -9,13 +9,14 @@ import pytest
 
 from adapters.jetstream.append import BatchPublisher
 from adapters.jetstream.connection import connect
+from adapters.jetstream.snapshots import JetStreamSnapshots, SharedTail
 from adapters.jetstream.store import JetStreamCommands, JetStreamEventStore
 from adapters.jetstream.streams import create_tenant
 from bus import subjects
 from bus.envelope import CommandsDecided, EventEnvelope, encode_data, encode_event
 from bus.errors import Conflict
-from bus.memory import MemoryCommands, MemoryEventStore
-from bus.ports import CommandStream, EventStore, Message
+from bus.memory import MemoryCommands, MemoryEventStore, MemorySnapshots
+from bus.ports import CommandStream, EventStore, Message, SnapshotStore, Tail
 
 PARTITIONS = 8
 
@@ -134,13 +135,12 @@ def test_last_sequences_histories_and_owners_are_told(ports, tenant):
             names = [subjects.event(tenant, "token", owner) for owner in ("a", "b", "nobody")]
             histories = await store.histories(["a", "nobody"])
             ids = {owner: [record.event.id for record in found] for owner, found in histories.items()}
-            return await store.last_seqs(names), ids, sorted(await store.owners())
+            return await store.last_seqs(names), ids
 
-    seqs, ids, owners = asyncio.run(story())
+    seqs, ids = asyncio.run(story())
 
     assert sorted(seqs.values()) == [3, 4]
     assert ids == {"a": ["token.a.1", "player.a.1", "token.a.2"], "nobody": []}
-    assert owners == ["a", "b"]
 
 
 def test_an_inbox_tells_where_a_partition_stands(ports, tenant):
@@ -188,3 +188,68 @@ def test_commands_come_in_order_from_where_one_left_off_and_only_those_of_the_pa
     assert {delivery.reply_to for delivery in taken} == {"_INBOX.x"}
     assert json.loads(taken[0].body) == {"id": expected[0]}
     assert rest[0].stream_seq == taken[2].stream_seq
+
+
+@pytest.fixture(params=["memory", "jetstream"])
+def caches(request, settings, tenant):
+    """A context manager that gives (snapshot store, tail, event store)."""
+
+    @contextlib.asynccontextmanager
+    async def opened() -> AsyncIterator[tuple[SnapshotStore, Tail, EventStore]]:
+        if request.param == "memory":
+            store = MemoryEventStore(tenant)
+            yield MemorySnapshots(), store, store
+            return
+        client = await connect(settings.nats_url, "test")
+        try:
+            await create_tenant(client, tenant, partitions=PARTITIONS)
+            batches = BatchPublisher(client)
+            store = JetStreamEventStore(client, tenant, batches)
+            yield JetStreamSnapshots(client, tenant, batches), SharedTail(client, tenant), store
+        finally:
+            await client.close()
+
+    return opened
+
+
+def test_snapshots_are_kept_one_an_owner_and_found_by_partition(caches):
+    async def story():
+        async with caches() as (snapshots, _, _):
+            before = await snapshots.watermark(2), list(await snapshots.owners(2)), await snapshots.load(2, ["a"])
+            fence = await snapshots.write(2, [("a", b"a1"), ("b", b"b1")], b"w1", 0)
+            fence = await snapshots.write(2, [("a", b"a2")], b"w2", fence)
+            await snapshots.write(3, [("c", b"c1")], b"w3", 0)
+            found = await snapshots.watermark(2)
+            return before, found == (fence, b"w2"), sorted(await snapshots.owners(2)), await snapshots.load(2, "abz")
+
+    before, is_mine, owners, bodies = asyncio.run(story())
+
+    assert before == (None, [], {})
+    assert is_mine
+    assert owners == ["a", "b"]
+    assert bodies == {"a": b"a2", "b": b"b1"}
+
+
+def test_a_worker_that_was_overtaken_writes_no_snapshot_any_more(caches):
+    async def story():
+        async with caches() as (snapshots, _, _):
+            stale = await snapshots.write(2, [("a", b"old")], b"w1", 0)
+            fence = await snapshots.write(2, [], b"taken over", stale)
+            for bodies in ([("a", b"stale")], []):
+                with pytest.raises(Conflict):
+                    await snapshots.write(2, bodies, b"w9", stale)
+            return await snapshots.load(2, ["a"]), await snapshots.watermark(2) == (fence, b"taken over")
+
+    assert asyncio.run(story()) == ({"a": b"old"}, True)
+
+
+def test_the_tail_tells_what_came_after_by_owner(caches, tenant):
+    async def story():
+        async with caches() as (_, tail, store):
+            await store.append("b1", [message(tenant, "token", "a", 1, 0), message(tenant, "token", "b", 1, 0)])
+            early = await tail.since(0, lambda owner: owner == "b")
+            await store.append("b2", [message(tenant, "token", "a", 2, 1), message(tenant, "inbox", "3", 1, 0)])
+            late = await tail.since(1, lambda _: True)
+            return [{owner: [r.stream_seq for r in records] for owner, records in one.items()} for one in (early, late)]
+
+    assert asyncio.run(story()) == [{"b": [2]}, {"a": [3], "b": [2]}]

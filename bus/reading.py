@@ -1,0 +1,42 @@
+"""From a delivery to a task that can be decided, or to the refusal of what cannot be read."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from bus import subjects
+from bus.batch import RefusedAnswer
+from bus.envelope import CommandRequest, command_id_of, decode_command
+from bus.errors import Malformed
+from bus.ports import Delivery
+from domain.catalogue import Plan, plan
+
+
+class Task(NamedTuple):
+    """A command that can be decided, with what it needs."""
+
+    request: CommandRequest
+    plan: Plan
+
+    @property
+    def owner_ids(self) -> set[str]:
+        """Everybody whose aggregates the command writes or looks at."""
+        return {key.id for keys in self.plan for key in keys}
+
+
+def read(tenant: str, delivery: Delivery) -> Task | RefusedAnswer:
+    """What a delivery asks for, or the refusal of what cannot be read."""
+    address = subjects.split_command(delivery.subject)
+    try:
+        _require_reply_allowed(tenant, delivery.reply_to)
+        request = decode_command(tenant, delivery.stream_seq, address, delivery.body)
+    except Malformed as refusal:
+        command_id = command_id_of(delivery.body, delivery.stream_seq)
+        return RefusedAnswer(command_id, f"{address[0]}/{address[1]}", refusal.code, refusal.message)
+    return Task(request, plan(request.target, request.command))
+
+
+def _require_reply_allowed(tenant: str, reply_to: str | None) -> None:
+    if reply_to is not None and not subjects.is_reply_allowed(tenant, reply_to):
+        code = "forbidden-reply"
+        raise Malformed(code, f"Tally-Reply-To is {reply_to[:80]!r}, wanted _INBOX.… or tally.out.{tenant}.…")

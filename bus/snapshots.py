@@ -1,0 +1,116 @@
+"""Snapshots: an owner's actors and known commands in one body, so that a cold worker need not read every history.
+
+A snapshot is a cache of the event stream and nothing rests on it: what it says is checked by the versions that every
+commit expects, and a body of another format is passed over. The watermark of a partition says up to which sequence of
+the event stream its snapshots are complete; later events are the tail, which is read in one go.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from bus.owners import Actor, Owner
+from domain.player import PlayerState
+from domain.quest import QuestState
+from domain.token import TokenState
+
+#: Changes with the shape of any state: older snapshots are then passed over, and histories read instead.
+FORMAT: Final = "owner-snapshot/1"
+#: In place of the format: there is a history, read that.
+HISTORY: Final = "owner-history/1"
+WATERMARK_FORMAT: Final = "snapshot-watermark/1"
+#: Somebody who has sent more commands than this is restored from history: a body must stay small.
+KNOWN_MAX: Final = 1_000
+
+
+class PlayerActor(msgspec.Struct, frozen=True, array_like=True):
+    """Version, sequence of the last event, state."""
+
+    version: int
+    stream_seq: int
+    state: PlayerState
+
+
+class TokenActor(msgspec.Struct, frozen=True, array_like=True):
+    """Version, sequence of the last event, state."""
+
+    version: int
+    stream_seq: int
+    state: TokenState
+
+
+class QuestActor(msgspec.Struct, frozen=True, array_like=True):
+    """Version, sequence of the last event, state."""
+
+    version: int
+    stream_seq: int
+    state: QuestState
+
+
+class OwnerSnapshot(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """All actors of one owner, and where the events of each command begin that was addressed to it."""
+
+    format: str
+    player: PlayerActor | None = None
+    token: TokenActor | None = None
+    quest: QuestActor | None = None
+    known: dict[str, int]
+
+
+class Watermark(msgspec.Struct, frozen=True, kw_only=True):
+    """Up to `stream_seq` of the event stream a partition's snapshots are complete."""
+
+    format: str
+    partition: int
+    stream_seq: int
+
+
+_KINDS: Final[dict[str, Any]] = {"player": PlayerActor, "token": TokenActor, "quest": QuestActor}
+_decoder: Final = msgspec.json.Decoder(OwnerSnapshot)
+_watermark_decoder: Final = msgspec.json.Decoder(Watermark)
+_encoder: Final = msgspec.json.Encoder()
+
+
+def encode(owner: Owner | None) -> bytes:
+    """An owner as a body; one who cannot be restored, or knows too many commands, as a note to read the history."""
+    if owner is None or len(owner.known) > KNOWN_MAX:
+        return _encoder.encode(OwnerSnapshot(format=HISTORY, known={}))
+    actors = {
+        name: _KINDS[name](actor.version, actor.stream_seq, actor.state)
+        for name, actor in owner.actors.items()
+        if actor.version
+    }
+    return _encoder.encode(OwnerSnapshot(format=FORMAT, known=owner.known, **actors))
+
+
+def decode(body: bytes) -> Owner | None:
+    """The owner that a body describes; None when it is of another format or cannot be read."""
+    try:
+        snapshot = _decoder.decode(body)
+    except msgspec.MsgspecError:
+        return None
+    if snapshot.format != FORMAT:
+        return None
+    owner = Owner()
+    owner.known = dict(snapshot.known)
+    for name in _KINDS:
+        actor = getattr(snapshot, name)
+        if actor is not None:
+            owner.actors[name] = Actor(actor.state, actor.version, actor.stream_seq)
+    return owner
+
+
+def encode_watermark(partition: int, stream_seq: int) -> bytes:
+    """The body of a watermark."""
+    return _encoder.encode(Watermark(format=WATERMARK_FORMAT, partition=partition, stream_seq=stream_seq))
+
+
+def decode_watermark(body: bytes) -> int:
+    """The sequence that a watermark names; 0 when it cannot be read: then everything is tail."""
+    try:
+        watermark = _watermark_decoder.decode(body)
+    except msgspec.MsgspecError:
+        return 0
+    return watermark.stream_seq if watermark.format == WATERMARK_FORMAT else 0
