@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from simulations.checks import Official, check_board, check_totals, check_types
 from simulations.prediction import DATA, predict, read_rows
 
 HEADER = "bib,gender,age,country,5k,10k,20k,half,25k,30k,35k,40k,official,overall,genderdiv,division\n"
@@ -98,3 +99,28 @@ def test_the_data_file_is_the_one_that_its_page_describes():
     assert DATA.is_file()
     for fact in ("llimllib/bostonmarathon", "MIT", "names"):
         assert fact in page
+
+
+@pytest.mark.parametrize(
+    ("line", "altered"),
+    [
+        pytest.param("F1,F,33,KEN,16.22,,65.83", "F1,F,33,KEN,16.22,33.00,65.83", id="a mat more"),
+        pytest.param("7,M,28,KEN,15.18,30.52", "7,M,28,KEN,15.18,", id="a mat less"),
+        pytest.param("7,M,28,KEN,15.18", "8,M,28,KEN,15.18", id="another start-number"),
+        pytest.param("121.95,128.62,2", "121.95,128.63,2", id="a hundredth of a minute"),
+    ],
+)
+def test_one_altered_input_is_noticed_against_what_the_race_left(line, altered):
+    left, wanted = predict(rows_of(FOUR)), predict(rows_of(FOUR.replace(line, altered)))
+
+    findings = [
+        check_types("events", left.events, wanted.events),
+        check_totals("XP", {"prediction": wanted.xp, "events": left.xp}),
+        *(
+            check_board(name, left.order[name], {player: Official(elapsed, elapsed) for player, elapsed in order})
+            for name, order in wanted.order.items()
+        ),
+    ]
+
+    assert line in FOUR
+    assert not all(finding.ok for finding in findings)
