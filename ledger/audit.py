@@ -17,6 +17,7 @@ from ledger.events import EventRules
 from ledger.files import Folder, Source, require
 from ledger.hashing import EMPTY_ROOT, FIRST_LINK, chain_links, fold_right, leaf_hashes, perfect_root
 from ledger.history import require_later, require_same_beginning
+from ledger.index import index_head
 from ledger.months import (
     ROOTS,
     MonthStatement,
@@ -102,7 +103,8 @@ def audit_log(
     if known is not None:
         require_same_beginning(known.checkpoint, replay.states[known.checkpoint.tree_size].root)
         claims.append(Claim("history", f"extends the checkpoint of an earlier audit, {known.checkpoint}"))
-    claims += [_check_month(month, replay.states) for month in months]
+    reader = LogReader(source, opened.checkpoint.tree_size)
+    claims += [_check_month(month, replay.states, reader) for month in months]
     if isinstance(source, Folder):
         claims.append(_sweep(source, opened.checkpoint.tree_size, is_plain=is_plain))
     return AuditReport(opened, final.link, tuple(months), final.counts, tuple(claims))
@@ -143,7 +145,7 @@ def _read_months(source: Source, policy: Policy) -> list[MonthStatement]:
     return months
 
 
-def _check_month(month: MonthStatement, states: dict[int, _State]) -> Claim:
+def _check_month(month: MonthStatement, states: dict[int, _State], reader: LogReader) -> Claim:
     opening, closing = month.opening.tree_size, month.closing.tree_size
     if closing not in states:
         raise MonthFailed(
@@ -168,6 +170,14 @@ def _check_month(month: MonthStatement, states: dict[int, _State]) -> Claim:
             expected=f"{counts[wrong[0]]} in the entries",
             found=month.counts.get(wrong[0], 0),
         )
+    if month.index is not None:
+        index = index_head(lambda: reader.entries(opening, closing), closing - opening)
+        if index != month.index:
+            raise MonthFailed(
+                f"{month.name}, index",
+                expected=f"root {index.root.hex()} over {index.subjects} subjects, from the entries",
+                found=f"{month.index.root.hex()} over {month.index.subjects}",
+            )
     return Claim("month", f"{month.name}: {closing - opening} events, size {closing}, root {month.closing_root.hex()}")
 
 

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ledger.cli_output import Report, load_policy, read_file
+from ledger.completeness import COMPLETENESS_FORMAT, parse_completeness, verify_completeness
 from ledger.errors import LedgerError, WrongUse
 from ledger.policy import Policy
 from ledger.receipt import PROOF_FORMAT, Claim, parse_proof, parse_receipt, verify_proof, verify_receipt
 
-HELP = "check a receipt offline: entry, proof, signatures, month"
+HELP = "check a receipt or a proof of completeness offline: entries, proofs, signatures, month"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -44,6 +45,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _claims(args: argparse.Namespace, data: bytes, policy: Policy) -> Iterator[Claim]:
     what = args.receipt.name
+    if COMPLETENESS_FORMAT.encode() in data[:100]:
+        yield from verify_completeness(what, parse_completeness(what, data), policy)
+        return
     if not data.startswith(PROOF_FORMAT.encode()):
         if args.entry is not None:
             raise WrongUse(f"--entry goes with a .tlog-proof file; {what} is none, a receipt holds its entry")

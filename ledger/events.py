@@ -18,24 +18,62 @@ REQUIRED: Final = (
 )  # fmt: skip
 OPTIONAL: Final = ("correlationid", "actor", "traceparent")
 
-# The beginning of an event in its canonical form; anything else is read as JSON.
-_TYPE: Final = re.compile(rb'\{"specversion":"1\.0","id":"[^"\\]*","source":"[^"\\]*","type":"([^"\\]*)"')
+# The beginning of an event in its canonical form, which is fast to read; anything else is read as JSON.
+_BEGINNING: Final = re.compile(
+    rb'\{"specversion":"1\.0","id":"[^"\\]*","source":"[^"\\]*","type":"([^"\\]*)","subject":"([^"\\]*)"'
+)
 
 
 def type_of(entry: bytes) -> str:
     """The CloudEvents type of an entry, `untyped` when it has none."""
-    match = _TYPE.match(entry)
+    return _attribute(entry, 1, "type") or UNTYPED
+
+
+def subject_of(entry: bytes) -> str:
+    """The CloudEvents subject of an entry, empty when it has none."""
+    return _attribute(entry, 2, "subject")
+
+
+def _attribute(entry: bytes, group: int, name: str) -> str:
+    match = _BEGINNING.match(entry)
     if match is not None:
         try:
-            return match[1].decode()
+            return match[group].decode()
         except UnicodeDecodeError:
-            return UNTYPED
+            return ""
+    found = _attributes(entry).get(name)
+    return found if isinstance(found, str) else ""
+
+
+def _attributes(entry: bytes) -> dict[str, Any]:
     try:
         event = decode_json("entry", entry)
     except Malformed:
-        return UNTYPED
-    kind = event.get("type") if isinstance(event, dict) else None
-    return kind if isinstance(kind, str) else UNTYPED
+        return {}
+    return event if isinstance(event, dict) else {}
+
+
+def event_id(entry: bytes) -> str | None:
+    """The `id` of an event, None when the entry is no event."""
+    found = _attributes(entry).get("id")
+    return found if isinstance(found, str) else None
+
+
+def version_of(entry: bytes) -> int:
+    """The `aggregateversion` of an event; raises `EventRefused` when there is none."""
+    found = _attributes(entry).get("aggregateversion")
+    if type(found) is not int:
+        raise EventRefused("entry", expected="an aggregateversion", found=excerpt(str(found)))
+    return found
+
+
+def describe(entry: bytes) -> str:
+    """Id, type and subject of an event, for people; `no event` for other bytes."""
+    event = _attributes(entry)
+    if not event:
+        return "no event"
+    parts = (str(event.get(key, "?")) for key in ("id", "type", "subject"))
+    return " ".join(excerpt(part)[1:-1] for part in parts)
 
 
 class EventRules:
@@ -76,25 +114,3 @@ class EventRules:
         wanted = [*REQUIRED, *(key for key in OPTIONAL if key in event), "data"]
         if list(event) != wanted:
             raise EventRefused(f"{what}, attributes", expected=" ".join(wanted), found=excerpt(" ".join(event), 400))
-
-
-def event_id(entry: bytes) -> str | None:
-    """The `id` attribute of an entry, None when it is no event."""
-    try:
-        event = decode_json("entry", entry)
-    except Malformed:
-        return None
-    found = event.get("id") if isinstance(event, dict) else None
-    return found if isinstance(found, str) else None
-
-
-def describe(entry: bytes) -> str:
-    """Id, type and subject of an event, for people; `no event` for other bytes."""
-    try:
-        event = decode_json("entry", entry)
-    except Malformed:
-        return "no event"
-    if not isinstance(event, dict):
-        return "no event"
-    parts = (str(event.get(key, "?")) for key in ("id", "type", "subject"))
-    return " ".join(excerpt(part)[1:-1] for part in parts)

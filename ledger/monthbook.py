@@ -10,6 +10,7 @@ from ledger.errors import HistoryForked, LedgerError, MonthFailed
 from ledger.events import type_of
 from ledger.files import Folder, require
 from ledger.hashing import EMPTY_ROOT, FIRST_LINK
+from ledger.index import IndexHead, index_head
 from ledger.keys import Keyring
 from ledger.months import (
     ROOTS,
@@ -91,10 +92,15 @@ class MonthBook:
             closing=TreeState(tree_size=head.tree_size, checkpoint=signed.note, link=head.link),
             closing_root=head.root,
             consistency_proof=tuple(reader.consistency_proof(self._opening.tree_size)),
+            index=None if is_provisional else self._index(reader, head.tree_size),
             counts={name: count for name, count in counts.items() if count},
             keys=tuple((str(log.key), log.first_size, log.last_size_or_none) for log in policy.logs),
             policy_digest=policy.digest,
         )
+
+    def _index(self, reader: LogReader, end: int) -> IndexHead:
+        first = self._opening.tree_size
+        return index_head(lambda: reader.entries(first, end), end - first)
 
     def _count_from(self, start: int, counts: Counter[str], head: TreeHead) -> None:
         """Set what was counted before this process, so that differences give the month's numbers."""

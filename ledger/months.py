@@ -22,6 +22,7 @@ from typing import Any, Final
 from ledger.encoding import decode_base64, decode_json, encode_base64, encode_json
 from ledger.errors import Malformed, MonthFailed, SignatureFailed, WrongUse, excerpt
 from ledger.hashing import FIRST_LINK, HASH_BYTES
+from ledger.index import IndexHead
 from ledger.keys import SigningKey
 from ledger.note import VerifierKey
 from ledger.policy import OpenedCheckpoint, Policy
@@ -93,7 +94,7 @@ class TreeState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MonthStatement:
-    """All that a certificate states; `previous_digest` is that of last month's payload, None for the first month."""
+    """All that a certificate states; `previous_digest` is None for the first month, `index` while it is open."""
 
     origin: str
     month: str
@@ -104,6 +105,7 @@ class MonthStatement:
     closing_root: bytes
     consistency_proof: tuple[bytes, ...]
     counts: Mapping[str, int]
+    index: IndexHead | None
     keys: tuple[tuple[str, int, int | None], ...]
     policy_digest: str
 
@@ -128,6 +130,7 @@ class MonthStatement:
                     "consistencyProof": [encode_base64(value) for value in self.consistency_proof],
                     "counts": {"events": sum(self.counts.values()), "perType": dict(sorted(self.counts.items()))},
                     "chain": {"opening": self.opening.link.hex(), "closing": self.closing.link.hex()},
+                    "index": None if self.index is None else _index_json(self.index),
                     "keys": [{"vkey": vkey, "firstSize": first, "lastSize": last} for vkey, first, last in self.keys],
                     "policy": self.policy_digest,
                 },
@@ -137,6 +140,14 @@ class MonthStatement:
     @property
     def digest(self) -> str:
         return sha256(self.payload()).hexdigest()
+
+
+def _index_json(index: IndexHead) -> dict[str, object]:
+    return {"root": index.root.hex(), "subjects": index.subjects}
+
+
+def _index_head(value: Any) -> IndexHead:
+    return IndexHead(_hash(value["root"]), _natural(value["subjects"]))
 
 
 def parse_statement(what: str, payload: bytes) -> MonthStatement:
@@ -172,6 +183,7 @@ def _statement(what: str, value: Any) -> MonthStatement:
         closing_root=_hash(value["subject"][0]["digest"]["sha256"]),
         consistency_proof=tuple(decode_base64(what, text, HASH_BYTES) for text in predicate["consistencyProof"]),
         counts=counts,
+        index=None if predicate["index"] is None else _index_head(predicate["index"]),
         keys=tuple((str(key["vkey"]), _natural(key["firstSize"]), key["lastSize"]) for key in predicate["keys"]),
         policy_digest=_hash(predicate["policy"]).hex(),
     )
@@ -256,6 +268,8 @@ def open_month(what: str, data: bytes, policy: Policy) -> MonthStatement:
             f"{what}, closing checkpoint", expected=f"one signed before {end}", found=time_text(closing.at_seconds)
         )
     _require_extension(what, opening, closing, statement.consistency_proof)
+    if (statement.index is None) != statement.is_provisional:
+        raise MonthFailed(f"{what}, index", expected="one in a certificate, none in a provisional root")
     events = statement.closing.tree_size - statement.opening.tree_size
     if sum(statement.counts.values()) != events:
         raise MonthFailed(f"{what}, counts", expected=f"{events} events", found=sum(statement.counts.values()))

@@ -1,4 +1,4 @@
-"""`tally prove EVENT_ID`: one file that proves an event to anybody, offline."""
+"""`tally prove`: one file that proves an event to anybody, offline, or that these are all events of a month."""
 
 from __future__ import annotations
 
@@ -12,21 +12,29 @@ from adapters.errors import NotConfigured, TallyError
 from adapters.published_log import load_policy, log_dir_of, log_tenant
 from adapters.settings import Settings
 from ledger.checkpoint import parse_checkpoint
+from ledger.completeness import prove_completeness
 from ledger.errors import LogDamaged, NotYetSigned, ObjectMissing
 from ledger.events import describe, event_id
 from ledger.files import Folder, require
+from ledger.months import parse_month
 from ledger.policy import Policy
 from ledger.reader import LogReader
 from ledger.receipt import Receipt, prove_entry
 from ledger.tiles import CHECKPOINT
 
-HELP = "write a receipt that proves an event to anybody, offline"
+HELP = "write a receipt that proves an event, or all events of a player in a month, to anybody, offline"
 POLL_S = 0.05
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """`EVENT_ID` and where to write."""
-    parser.add_argument("event_id", metavar="EVENT_ID", help="<aggregate>.<id>.<version>, as in player.b19.12")
+    """`EVENT_ID`, or `--all` with whom and when."""
+    parser.add_argument(
+        "event_id", nargs="?", metavar="EVENT_ID", help="<aggregate>.<id>.<version>, as in player.b19.12"
+    )
+    parser.add_argument("--all", action="store_true", help="prove that these are all events, or that there are none")
+    parser.add_argument("--player", metavar="ID", help="with --all: of a player and the player's account")
+    parser.add_argument("--subject", action="append", metavar="AGGREGATE/ID", help="with --all: of a subject")
+    parser.add_argument("--month", metavar="YYYY-MM", help="with --all: a month that is closed")
     parser.add_argument(
         "-o", "--output", type=Path, metavar="FILE", help="receipt to write (default: EVENT_ID.receipt)"
     )
@@ -38,7 +46,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--entry", type=Path, metavar="FILE", help="write the event's bytes too")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.epilog = (
-        "example:\n  tally prove player.b19.12 -o b19.receipt\n"
+        "examples:\n  tally prove player.b19.12 -o b19.receipt\n"
+        "  tally prove --all --player b19 --month 2026-11 -o b19-november.receipt\n"
         "  tally verify b19.receipt --policy .tally/keys/boston/policy"
     )
 
@@ -49,6 +58,10 @@ def run(args: argparse.Namespace) -> int:
     tenant = log_tenant(settings, args.tenant)
     policy = load_policy(settings, tenant, args.policy)
     folder = Folder(log_dir_of(settings, tenant))
+    if args.all:
+        return _prove_all(args, folder, policy)
+    if not args.event_id or args.player or args.subject or args.month:
+        raise TallyError("name one EVENT_ID, or --all with --player or --subject and --month: tally prove --help")
     leaf_index = _find(settings, tenant, folder, args.event_id)
     receipt = _prove(folder, policy, leaf_index, args.wait)
     if event_id(receipt.entry) != args.event_id:
@@ -64,6 +77,22 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(found | {"root": checkpoint.root.hex(), "month_closed": receipt.certificate is not None}))
     else:
         print(f"{output}: {describe(receipt.entry)} is leaf {leaf_index} under the checkpoint of {checkpoint}")
+    return 0
+
+
+def _prove_all(args: argparse.Namespace, folder: Folder, policy: Policy) -> int:
+    subjects = [*([f"player/{args.player}", f"token/{args.player}"] if args.player else []), *(args.subject or [])]
+    if args.event_id or not subjects or not args.month:
+        raise TallyError("--all takes --player ID or --subject AGGREGATE/ID, and --month YYYY-MM, and no EVENT_ID")
+    proof = prove_completeness(folder, policy, parse_month(args.month), subjects)
+    output = args.output or Path(f"{subjects[0].replace('/', '.')}.{args.month}.receipt")
+    output.write_bytes(bytes(proof))
+    counts = {subject.subject: len(subject.entries) for subject in proof.subjects}
+    if args.json:
+        print(json.dumps({"receipt": str(output), "month": args.month, "events": counts}))
+    else:
+        shown = ", ".join(f"{count} events of {subject}" for subject, count in counts.items())
+        print(f"{output}: exactly {shown} in {args.month}")
     return 0
 
 

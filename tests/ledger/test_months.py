@@ -163,7 +163,8 @@ def test_a_certificate_is_an_in_toto_statement_in_a_dsse_envelope(installed):
     assert statement["_type"] == "https://in-toto.io/Statement/v1"
     assert statement["subject"][0]["name"] == "tallyroot.example/ledger/boston/2026-11"
     assert list(statement["predicate"]) == [
-        "period", "previousCertificate", "opening", "closing", "consistencyProof", "counts", "chain", "keys", "policy",
+        "period", "previousCertificate", "opening", "closing", "consistencyProof", "counts", "chain", "index", "keys",
+        "policy",
     ]  # fmt: skip
     assert statement["predicate"]["period"] == {"start": "2026-11-01T00:00:00Z", "end": "2026-12-01T00:00:00Z"}
 
@@ -211,7 +212,8 @@ LIES = {
     "no previous certificate": ({"previous_digest": None}, "previousCertificate: expected"),
     "another month": ({"month": "2027-02"}, "statement of 2026-12, found certificate of 2027-02"),
     "another origin": ({"origin": "tallyroot.example/ledger/berlin"}, "origin: expected"),
-    "provisional": ({"is_provisional": True}, "expected a statement of 2026-12"),
+    "provisional": ({"is_provisional": True, "index": None}, "expected a statement of 2026-12"),
+    "no index": ({"index": None}, "index: expected one in a certificate"),
 }
 
 

@@ -254,3 +254,29 @@ def test_keys_generate_wants_a_tenant_by_name(installation):
 
     with pytest.raises(TallyError, match="--tenant NAME"):
         keys.run(args)
+
+
+def test_prove_all_writes_what_verify_accepts(signed, tmp_path, capsys):
+    proof = tmp_path / "b3.receipt"
+
+    code = run(prove, signed, "--all", "--player", "b3", "--month", "2026-11", "-o", str(proof), "--json")
+
+    assert code == 0
+    assert json.loads(capsys.readouterr().out)["events"] == {"player/b3": 43, "token/b3": 0}
+    assert main(["verify", str(proof), "--policy", str(signed.keys_dir / "boston" / "policy")]) == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--all"],
+        ["--all", "--player", "b3"],
+        ["--all", "--month", "2026-11"],
+        ["player.b3.1", "--all", "--player", "b3", "--month", "2026-11"],
+        ["player.b3.1", "--month", "2026-11"],
+    ],
+)
+def test_prove_says_what_goes_together(signed, arguments):
+    with pytest.raises(TallyError, match="--all"):
+        run(prove, signed, *arguments)
