@@ -16,6 +16,7 @@ class Leaderboards:
     follower = LeaderboardFollower
     url = "redis_url"
     pieces_max = 8
+    batch_max = 90
     read_position = staticmethod(redis_boards.read_position)
 
     @staticmethod
@@ -38,6 +39,7 @@ class ReadModels:
     follower = ReadModelFollower
     url = "postgres_dsn"
     pieces_max = 60
+    batch_max = 90
     read_position = staticmethod(postgres.read_position)
 
     @staticmethod
@@ -82,6 +84,7 @@ class Analytics:
         return AnalyticsFollower(settings, commit_rows=1)
 
     url = None
+    batch_max = 250
     read_position = staticmethod(iceberg.read_position)
 
     @staticmethod

@@ -6,11 +6,13 @@ import random
 
 import pytest
 from sinks import Analytics, Leaderboards, ReadModels
-from stories import Story, fold, publish, random_story
+from stories import Story, finish, fold, publish, random_story
 from wire import Wire
 
 from adapters import iceberg
+from bus.envelope import TIME_MS_MAX, TIME_MS_MIN
 from bus.follower import Position, StreamIdentity, leaf_hash
+from domain.token import MintTokens, SpendTokens
 from projections.errors import Fenced, ForeignPosition, OutOfOrder, ProjectionError
 
 ALL = pytest.mark.parametrize("sink", [Leaderboards, ReadModels, Analytics], ids=lambda sink: sink.__name__)
@@ -23,7 +25,7 @@ async def feed(sink, settings, story, dice, upto=None):
     reached = (await follower.open(story.tenant, story.stream)).stream_seq
     try:
         while reached < upto:
-            last = min(reached + dice.randrange(1, 90), upto)
+            last = min(reached + dice.randrange(1, sink.batch_max), upto)
             await follower.apply(story.batch(reached + 1, last))
             await follower.idle()
             reached = last
@@ -240,5 +242,24 @@ def test_an_empty_batch_is_nothing(sink, settings, tenant):
         await follower.close()
 
         assert await sink.read_position(settings, tenant) is None
+
+    asyncio.run(scenario())
+
+
+@ALL
+def test_text_that_looks_like_syntax_and_times_at_the_edges_arrive_as_they_are(sink, settings, tenant):
+    async def scenario():
+        story = Story(tenant)
+        publish(story)
+        for player in ("NULL", "-", "0", "e1", "_"):
+            finish(story, player, 60_000, divisions=("wheelchairs", "runners"))
+            for reason in ("\\N", "\\.", "NULL", "", '"', "'; DROP TABLE players; --", "{}", ",", "é\u2028🏅", " x "):
+                story.tell("token", player, MintTokens(amount=1, reason=reason))
+            for at_ms in (TIME_MS_MIN, -1, 0, TIME_MS_MAX - 1):
+                story.tell("token", player, SpendTokens(amount=1, reason="at the edge"), at_ms)
+
+        await feed(sink, settings, story, random.Random(9))
+
+        await require_fold(sink, settings, story)
 
     asyncio.run(scenario())
