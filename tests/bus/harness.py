@@ -130,3 +130,13 @@ def said(outcome: dict) -> tuple[str, object]:
     if outcome["type"] == "command-accepted/1":
         return "accepted", [event["id"] for event in outcome["data"]["events"]]
     return ("refused" if outcome["type"] == "command-refused/1" else "parked"), outcome["data"]["code"]
+
+
+async def town_with(*players: str, **options) -> Town:
+    town = Town(**options)
+    await town.take_over()
+    await town.send("PublishQuest", "q", QUEST)
+    for player in players:
+        await town.send("RegisterPlayer", player)
+    await town.drain()
+    return town

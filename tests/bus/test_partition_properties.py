@@ -1,0 +1,141 @@
+import asyncio
+import json
+from collections import Counter
+
+from harness import QUEST, TENANT, Town, said, town_with
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bus.errors import Conflict
+from bus.memory import MemoryEventStore
+from domain.values import to_ms
+
+ACTIONS = st.sampled_from(
+    ["RegisterPlayer", "AcceptQuest", "CompleteQuest", "MintTokens", "SpendTokens", "TransferTokens", "AbandonQuest"]
+)
+STEPS = st.lists(
+    st.tuples(ACTIONS, st.sampled_from("abcd"), st.sampled_from("abcd"), st.booleans(), st.integers(0, 9)), max_size=40
+)
+
+
+def data_of(action: str, other: str, amount: int) -> dict:
+    return {
+        "RegisterPlayer": {},
+        "AcceptQuest": {"quest": "q"},
+        "CompleteQuest": {"quest": "q", "elapsed_ms": amount + 1},
+        "AbandonQuest": {"quest": "q"},
+        "MintTokens": {"amount": amount + 1},
+        "SpendTokens": {"amount": amount + 1},
+        "TransferTokens": {"recipient": other, "amount": amount + 1},
+    }[action]
+
+
+@settings(max_examples=40, deadline=None)
+@given(STEPS, st.sets(st.integers(0, 39)), st.sets(st.integers(0, 39)))
+def test_a_worker_that_restarts_or_snapshots_decides_as_one_that_never_did(steps, pauses, restarts):
+    async def story(*, is_calm):
+        town = Town(owners_max=1000 if is_calm else 2)
+        await town.take_over()
+        await town.send("PublishQuest", "q", QUEST, "k")
+        for number, (action, owner, other, is_repeated, amount) in enumerate(steps):
+            for _ in range(1 + is_repeated):
+                await town.send(action, owner, data_of(action, other, amount), f"k{number}")
+            await town.drain()
+            if number in pauses and not is_calm:
+                await town.snapshot()
+            if number in restarts and not is_calm:
+                await town.restart()
+        return [said(json.loads(body)) for _, body in town.outbox.sent], town.types()
+
+    assert asyncio.run(story(is_calm=False)) == asyncio.run(story(is_calm=True))
+
+
+def test_snapshots_of_an_overtaken_worker_are_refused_and_harm_nobody(caplog):
+    async def story():
+        town = await town_with("p")
+        stale = town.partitions
+        await town.restart()
+        await town.send("MintTokens", "p", {"amount": 5})
+        await town.drain()
+        await town.snapshot()
+        for partition in stale:
+            await partition.snapshot()
+        await town.restart()
+        await town.send("SpendTokens", "p", {"amount": 5}, "spend")
+        await town.drain()
+        return town.outcome("spend")[0]
+
+    assert asyncio.run(story()) == "accepted"
+    assert "snapshots of partition" in caplog.text
+
+
+class Flaky(MemoryEventStore):
+    """Loses acknowledgements and raises conflicts as it is told to."""
+
+    def __init__(self, plan):
+        super().__init__(TENANT)
+        self.plan = iter(plan)
+
+    async def append(self, batch_id, messages):
+        fate = next(self.plan, "ok")
+        if fate == "conflict":
+            raise Conflict("made up")
+        if fate == "lost":
+            self.lose_answers = 1
+        return await super().append(batch_id, messages)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    STEPS,
+    st.lists(st.sampled_from(["ok", "ok", "lost", "conflict"]), max_size=12),
+    st.sets(st.integers(0, 39)),
+    st.sets(st.integers(0, 39)),
+)
+def test_whatever_happens_each_command_has_one_outcome_and_one_set_of_events(steps, fates, restarts, pauses):
+    async def story():
+        town = Town(store=Flaky(fates))
+        await town.take_over()
+        await town.send("PublishQuest", "q", QUEST)
+        sent = {}
+        for number, (action, owner, other, is_repeated, amount) in enumerate(steps):
+            data = data_of(action, other, amount)
+            command_id = f"k{number}"
+            sent[command_id] = 1 + is_repeated
+            for _ in range(1 + is_repeated):
+                await town.send(action, owner, data, command_id)
+            if number in pauses:
+                await town.drain()
+                await town.snapshot()
+            if number in restarts:
+                await town.drain()
+                await town.restart()
+        await town.drain()
+        return town, sent
+
+    town, sent = asyncio.run(story())
+
+    for command_id, times in sent.items():
+        outcomes = [said(outcome) for outcome in town.outcomes(command_id)]
+        assert len(outcomes) == times
+        assert all(outcome == outcomes[0] for outcome in outcomes)
+    _require_sound(town)
+
+
+def _require_sound(town: Town) -> None:
+    """Versions contiguous, one set of events a command, the books sum to zero, inboxes without gaps."""
+    versions, treasury, balances, decided = Counter(), 0, {}, {}
+    for subject, body in town.store.events:
+        event = json.loads(body)
+        versions[subject] += 1
+        assert event["aggregateversion"] == versions[subject]
+        data = event["data"]
+        treasury -= {"tokens-minted/1": 1, "tokens-spent/1": -1}.get(event["type"], 0) * data.get("amount", 0)
+        if ".token." in subject:
+            balances[subject] = data["balance"]
+        if event["type"] == "commands-decided/1":
+            assert data["first_seq"] > decided.get(data["partition"], 0)
+            decided[data["partition"]] = data["last_seq"]
+        assert to_ms(event["recordedtime"]) == town.clock_ms
+    assert sum(balances.values()) + treasury == 0
+    assert all(balance >= 0 for balance in balances.values())
