@@ -167,5 +167,5 @@ def _shown(value: Any) -> str:
 
 def _plain(state: Any) -> dict[str, Any]:
     """A state as plain values, sets in their order."""
-    plain: dict[str, Any] = msgspec.to_builtins(state, order="deterministic")
+    plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(state, order="deterministic"))
     return plain

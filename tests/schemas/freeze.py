@@ -2,6 +2,7 @@
 
 import json
 import sys
+from functools import cache
 from pathlib import Path
 
 import msgspec
@@ -26,6 +27,7 @@ def frozen_schemas() -> dict[str, dict]:
     return {path.name: json.loads(path.read_bytes()) for path in sorted(FROZEN.glob("*.json"))}
 
 
+@cache
 def kinds() -> dict[str, str]:
     """File name -> command, event or outcome, of every schema that the code of today makes."""
     by_name = {schema["title"]: file for file, schema in all_schemas().items()}
