@@ -18,12 +18,14 @@ from projections.errors import Fenced, ForeignPosition, OutOfOrder, ProjectionEr
 ALL = pytest.mark.parametrize("sink", [Leaderboards, ReadModels, Analytics], ids=lambda sink: sink.__name__)
 
 
-async def feed(sink, settings, story, dice, upto=None):
+async def feed(sink, settings, story, dice, upto=None, meet=None):
     """Feed what is missing in batches of random size; returns the position."""
     follower = sink.follower(settings)
     upto = len(story.records) if upto is None else upto
     reached = (await follower.open(story.tenant, story.stream)).stream_seq
     try:
+        if meet is not None:
+            await meet.wait()
         while reached < upto:
             last = min(reached + dice.randrange(1, sink.batch_max), upto)
             await follower.apply(story.batch(reached + 1, last))
@@ -102,17 +104,18 @@ def test_two_copies_at_once_leave_the_fold_and_the_slower_one_is_fenced(sink, se
         story = random_story(tenant, seed=14)
         fenced = 0
 
-        async def run(dice):
+        async def run(dice, meet):
             nonlocal fenced
             while True:
                 try:
-                    position = await feed(sink, settings, story, dice)
+                    position = await feed(sink, settings, story, dice, meet=meet)
                 except Fenced:
-                    fenced += 1
+                    fenced, meet = fenced + 1, None
                     continue
                 return position
 
-        await asyncio.gather(*(run(random.Random(seed)) for seed in (1, 2)))
+        meet = asyncio.Barrier(2)
+        await asyncio.gather(*(run(random.Random(seed), meet) for seed in (1, 2)))
 
         assert fenced
         await require_fold(sink, settings, story)
