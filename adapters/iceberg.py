@@ -10,7 +10,7 @@ import asyncio
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final, Protocol
 from urllib.parse import unquote
@@ -153,10 +153,13 @@ def ensure_table(settings: IcebergSettings, tenant: str, generation: str = "") -
     """The events table of a tenant, made when it is not there; raises `SinkUnavailable`."""
     name = table_name(tenant, generation)
     try:
-        catalog = open_catalog(settings)
-        if not catalog.table_exists(name):
-            _make_table(catalog, tenant, name)
-        return catalog.load_table(name)
+        with ExitStack() as unless_it_succeeds:
+            catalog = unless_it_succeeds.enter_context(open_catalog(settings))
+            if not catalog.table_exists(name):
+                _make_table(catalog, tenant, name)
+            table = catalog.load_table(name)
+            unless_it_succeeds.pop_all()
+            return table
     except Exception as err:
         raise unavailable(err) from err
 

@@ -112,6 +112,7 @@ def test_closing_commits_what_waits_and_a_crash_loses_it_to_the_next_start(setti
         position = await again.open(tenant, story.stream)
         await again.apply(story.batch(1, 80))
         await again.close()
+        crashed._let_go()
 
         assert position.stream_seq == 0
         assert (await iceberg.read_position(settings, tenant)).stream_seq == 80
