@@ -13,11 +13,12 @@ def which_tenant(settings: Settings, named: str | None) -> str:
     """The named tenant, else the only one that there is; raises `TallyError` when there are several or none."""
     if named:
         return require_token("the tenant", named)
-    names = list(settings.tenants)
-    if len(names) != 1 and settings.nats_url:
+    if settings.nats_url:
         from adapters.tenants import list_tenants
 
         names = [row["tenant"] for row in asyncio.run(list_tenants(settings))]
+    else:
+        names = list(settings.tenants)
     if len(names) == 1:
         return names[0]
     found = ", ".join(names) or "none"
