@@ -47,6 +47,7 @@ from ledger.tiles import (
 )
 
 Progress = Callable[[int, int], None]
+Kind = tuple[str, str]  # type of an event, month in which it says it was recorded
 _READ_AGAIN: Final = 3
 _PROGRESS_EVERY: Final = 16
 
@@ -57,7 +58,7 @@ class _State:
 
     root: bytes = EMPTY_ROOT
     link: bytes = FIRST_LINK
-    counts: Counter[str] = field(default_factory=Counter)
+    kinds: Counter[Kind] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,7 @@ def audit_log(
     claims += [_check_month(month, replay.states, reader) for month in months]
     if isinstance(source, Folder):
         claims.append(_sweep(source, opened.checkpoint.tree_size, is_plain=is_plain))
-    return AuditReport(opened, final.link, tuple(months), final.counts, tuple(claims))
+    return AuditReport(opened, final.link, tuple(months), _per_type(final.kinds), tuple(claims))
 
 
 # months
@@ -162,7 +163,8 @@ def _check_month(month: MonthStatement, states: dict[int, _State], reader: LogRe
             expected=f"{first.link.hex()} to {last.link.hex()} from the entries",
             found=f"{month.opening.link.hex()} to {month.closing.link.hex()}",
         )
-    counts = last.counts - first.counts
+    kinds = last.kinds - first.kinds
+    counts = _per_type(kinds)
     if counts != Counter(month.counts):
         wrong = sorted(name for name in {*counts, *month.counts} if counts[name] != month.counts.get(name, 0))
         raise MonthFailed(
@@ -178,7 +180,17 @@ def _check_month(month: MonthStatement, states: dict[int, _State], reader: LogRe
                 expected=f"root {index.root.hex()} over {index.subjects} subjects, from the entries",
                 found=f"{month.index.root.hex()} over {month.index.subjects}",
             )
-    return Claim("month", f"{month.name}: {closing - opening} events, size {closing}, root {month.closing_root.hex()}")
+    late = sum(count for (_, recorded), count in kinds.items() if recorded != month.month)
+    outside = f" ({late} say that they were recorded in another month)" if late else ""
+    root = month.closing_root.hex()
+    return Claim("month", f"{month.name}: {closing - opening} events{outside}, size {closing}, root {root}")
+
+
+def _per_type(kinds: Counter[Kind]) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for (name, _), count in kinds.items():
+        counts[name] += count
+    return counts
 
 
 # entries, tiles, chain
@@ -195,7 +207,7 @@ class _Replay:
         self._rules = EventRules()
         self._levels: list[list[bytes]] = [[] for _ in range(LEVEL_MAX + 1)]
         self._link = FIRST_LINK
-        self._counts: Counter[str] = Counter()
+        self._kinds: Counter[Kind] = Counter()
         self._cuts: list[int] = []
         self.states: dict[int, _State] = {0: _State()}
 
@@ -231,7 +243,7 @@ class _Replay:
         leaves = leaf_hashes(entries)
         self._compare(tile_at(0, number, self._size), leaves)
         links: list[bytes] = []
-        kinds: list[str] = []
+        kinds: list[Kind] = []
         if not self._is_plain:
             links = chain_links(self._link, leaves)
             self._compare(tile_at(CHAIN, number, self._size), links)
@@ -241,15 +253,15 @@ class _Replay:
             self.states[cut] = self._state(leaves[: cut - first], links[: cut - first], kinds[: cut - first])
         if links:
             self._link = links[-1]
-        self._counts.update(kinds)
+        self._kinds.update(kinds)
         if len(leaves) == TILE_WIDTH:
             self._push(1, number, perfect_root(leaves))
 
-    def _state(self, leaves: list[bytes], links: list[bytes], kinds: list[str]) -> _State:
+    def _state(self, leaves: list[bytes], links: list[bytes], kinds: list[Kind]) -> _State:
         root: bytes | None = None
         for hashes in [leaves, *self._levels[1:]]:
             root = fold_right(hashes, root)
-        return _State(root or EMPTY_ROOT, links[-1] if links else self._link, self._counts + Counter(kinds))
+        return _State(root or EMPTY_ROOT, links[-1] if links else self._link, self._kinds + Counter(kinds))
 
     def _push(self, level: int, number: int, value: bytes) -> None:
         hashes = self._levels[level]

@@ -87,8 +87,8 @@ class EventRules:
     def subjects(self) -> int:
         return len(self._versions)
 
-    def check(self, leaf_index: int, entry: bytes) -> str:
-        """The event's type; raises `EventRefused` or `Malformed`."""
+    def check(self, leaf_index: int, entry: bytes) -> tuple[str, str]:
+        """The event's type and the month in which it says it was recorded; raises `EventRefused` or `Malformed`."""
         what = f"entry {leaf_index}"
         event = decode_json(what, entry)
         if not isinstance(event, dict):
@@ -107,7 +107,7 @@ class EventRules:
             self._tenant = tenant
         if tenant != self._tenant:
             raise EventRefused(f"{what}, tenantid", expected=self._tenant, found=excerpt(tenant))
-        return kind
+        return kind, str(event["recordedtime"])[:7]
 
     @staticmethod
     def _check_keys(what: str, event: dict[str, Any]) -> None:

@@ -328,6 +328,18 @@ def test_a_statement_of_another_type_is_refused(three_months, old, new):
         three_months.audit()
 
 
+def test_events_that_were_recorded_in_another_month_are_named_not_hidden(installed):
+    installed.publish(10, now_ms=NOV_21)
+    installed.publish(14, now_ms=DEC_1 + 1)
+
+    details = [claim.detail for claim in installed.audit().claims if claim.name == "month"]
+
+    assert details[0].startswith("certificate of 2026-11: 10 events, size 10")
+    assert details[1].startswith(
+        "provisional root of 2026-12: 4 events (4 say that they were recorded in another month)"
+    )
+
+
 def test_a_clock_that_is_years_ahead_certifies_nothing(installed):
     installed.publish(10, now_ms=NOV_21)
 
