@@ -18,7 +18,8 @@ from domain.catalogue import COMMANDS, plan
 from domain.errors import Refused
 
 TENANT: Final = "boston"
-PARTITION: Final = 3
+#: The tenant of the story has one partition: every owner is in it.
+PARTITION: Final = 0
 RECORDED: Final = "2026-11-21T10:00:00.123Z"
 ANSWERED: Final = "2026-11-21T10:00:00.131Z"
 BATCH_ID: Final = "0199aa107d3f7a52b0f35b1c7a3f9e01"

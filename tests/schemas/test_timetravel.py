@@ -26,7 +26,7 @@ from domain.catalogue import Key
 from domain.values import to_ms, to_time
 
 RECORDS = examples.records()
-B19, ACCOUNT, EARLY, INBOX = Key("player", "b19"), Key("token", "b19"), Key("quest", "early-bird"), Key("inbox", "3")
+B19, ACCOUNT, EARLY, INBOX = Key("player", "b19"), Key("token", "b19"), Key("quest", "early-bird"), Key("inbox", "0")
 
 
 def history(key):
@@ -84,7 +84,7 @@ def test_a_cut_between_two_events_of_one_command_is_seen():
 
 
 def test_keys_are_read_strictly_and_each_once():
-    assert parse_keys(["player/b19", "token/b19", "player/b19", "inbox/3"]) == [B19, ACCOUNT, INBOX]
+    assert parse_keys(["player/b19", "token/b19", "player/b19", "inbox/0"]) == [B19, ACCOUNT, INBOX]
 
 
 @pytest.mark.parametrize(
@@ -255,7 +255,7 @@ def test_several_aggregates_are_shown_at_one_sequence(story, capsys):
 
 
 def test_programs_get_the_same_with_the_stored_bodies(story, capsys):
-    code, text, _ = replayed(capsys, story, "player/b19", "inbox/3", "--at", "44", "-n", "3", "--json")
+    code, text, _ = replayed(capsys, story, "player/b19", "inbox/0", "--at", "44", "-n", "3", "--json")
     found = json.loads(text)
 
     assert code == 0
