@@ -7,15 +7,12 @@ still there. Files beyond the checkpoint are not promised yet and only counted.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
-from ledger.checkpoint import Checkpoint
-from ledger.errors import LedgerError, LogDamaged, Malformed, MonthFailed, ObjectMissing, excerpt
-from ledger.events import EventRules
+from ledger.errors import LogDamaged, Malformed, MonthFailed, ObjectMissing, excerpt
 from ledger.files import Folder, Source, require
-from ledger.hashing import EMPTY_ROOT, FIRST_LINK, chain_links, fold_right, leaf_hashes, perfect_root
+from ledger.hashing import HASH_BYTES
 from ledger.history import require_later, require_same_beginning
 from ledger.index import index_head
 from ledger.months import (
@@ -28,37 +25,23 @@ from ledger.months import (
     split_root_name,
 )
 from ledger.policy import OpenedCheckpoint, Policy
-from ledger.proofs import verify_inclusion
 from ledger.reader import LogReader
 from ledger.receipt import Claim, checkpoint_claim
+from ledger.replay import Kind, Progress, Replay, State
 from ledger.tiles import (
     CHAIN,
     CHECKPOINT,
     ENTRIES,
-    LEVEL_MAX,
     TILE_BITS,
     TILE_WIDTH,
     Tile,
     decode_bundle,
     encode_bundle,
-    join_hashes,
     parse_tile,
     tile_at,
 )
 
-Progress = Callable[[int, int], None]
-Kind = tuple[str, str]  # type of an event, month in which it says it was recorded
 _READ_AGAIN: Final = 3
-_PROGRESS_EVERY: Final = 16
-
-
-@dataclass(frozen=True, slots=True)
-class _State:
-    """The log after some number of entries, as computed."""
-
-    root: bytes = EMPTY_ROOT
-    link: bytes = FIRST_LINK
-    kinds: Counter[Kind] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,20 +62,22 @@ def audit_log(
     is_plain: bool = False,
     known: OpenedCheckpoint | None = None,
     progress: Progress | None = None,
+    jobs: int = 1,
 ) -> AuditReport:
     """Audit a log against a policy; raises the `LedgerError` that names the first thing that does not match.
 
     `is_plain`: a C2SP log that is not ours, without chain, months and rules for its entries.
     `known`: a checkpoint of an earlier audit, which this log must extend.
+    `jobs`: number of processes that hash and parse.
     """
     months = [] if is_plain else _read_months(source, policy)
     opened = policy.open(CHECKPOINT, require(source, CHECKPOINT))
-    replay = _Replay(source, opened.checkpoint, is_plain=is_plain)
+    replay = Replay(source, opened.checkpoint, is_plain=is_plain)
     replay.keep(month.closing.tree_size for month in months)
     if known is not None:
         require_later(known, opened)
         replay.keep([known.checkpoint.tree_size])
-    replay.run(progress or (lambda _done, _total: None))
+    replay.run(progress or (lambda _done, _total: None), jobs)
     final = replay.states[opened.checkpoint.tree_size]
     if final.root != opened.checkpoint.root:
         raise LogDamaged(
@@ -100,7 +85,7 @@ def audit_log(
             expected=f"{opened.checkpoint.root.hex()} as signed",
             found=f"{final.root.hex()} from the entries",
         )
-    claims = [checkpoint_claim(opened), *replay.claims()]
+    claims = [checkpoint_claim(opened), *_replay_claims(replay, opened.checkpoint.tree_size, is_plain=is_plain)]
     if known is not None:
         require_same_beginning(known.checkpoint, replay.states[known.checkpoint.tree_size].root)
         claims.append(Claim("history", f"extends the checkpoint of an earlier audit, {known.checkpoint}"))
@@ -109,6 +94,18 @@ def audit_log(
     if isinstance(source, Folder):
         claims.append(_sweep(source, opened.checkpoint.tree_size, is_plain=is_plain))
     return AuditReport(opened, final.link, tuple(months), _per_type(final.kinds), tuple(claims))
+
+
+def _replay_claims(replay: Replay, tree_size: int, *, is_plain: bool) -> list[Claim]:
+    entries = f"{tree_size} entries hashed again"
+    tiles = Claim("tiles", "every hash tile as computed")
+    if is_plain:
+        return [Claim("entries", entries), tiles]
+    return [
+        Claim("entries", f"{entries}, canonical, versions of {replay.subjects} subjects without a gap"),
+        tiles,
+        Claim("chain", f"every link as computed, head {replay.link.hex()}"),
+    ]
 
 
 # months
@@ -146,7 +143,7 @@ def _read_months(source: Source, policy: Policy) -> list[MonthStatement]:
     return months
 
 
-def _check_month(month: MonthStatement, states: dict[int, _State], reader: LogReader) -> Claim:
+def _check_month(month: MonthStatement, states: dict[int, State], reader: LogReader) -> Claim:
     opening, closing = month.opening.tree_size, month.closing.tree_size
     if closing not in states:
         raise MonthFailed(
@@ -193,114 +190,6 @@ def _per_type(kinds: Counter[Kind]) -> Counter[str]:
     return counts
 
 
-# entries, tiles, chain
-
-
-class _Replay:
-    """Computes leaves, links and tiles from the entry bundles, and compares each with its file."""
-
-    def __init__(self, source: Source, checkpoint: Checkpoint, *, is_plain: bool) -> None:
-        self._reader = LogReader(source, checkpoint.tree_size)
-        self._root = checkpoint.root
-        self._size = checkpoint.tree_size
-        self._is_plain = is_plain
-        self._rules = EventRules()
-        self._levels: list[list[bytes]] = [[] for _ in range(LEVEL_MAX + 1)]
-        self._link = FIRST_LINK
-        self._kinds: Counter[Kind] = Counter()
-        self._cuts: list[int] = []
-        self.states: dict[int, _State] = {0: _State()}
-
-    def keep(self, sizes: Iterable[int]) -> None:
-        """Remember the state at these sizes, and at the end."""
-        wanted = {*self._cuts, self._size, *sizes}
-        self._cuts = sorted((size for size in wanted if 0 < size <= self._size), reverse=True)
-
-    def run(self, progress: Progress) -> None:
-        bundles = -(-self._size // TILE_WIDTH)
-        for number in range(bundles):
-            if number % _PROGRESS_EVERY == 0:
-                progress(number * TILE_WIDTH, self._size)
-            self._replay(number)
-        for level, hashes in enumerate(self._levels[1:], 1):
-            if hashes:
-                self._compare(tile_at(level, (self._size >> (TILE_BITS * level)) // TILE_WIDTH, self._size), hashes)
-        progress(self._size, self._size)
-
-    def claims(self) -> list[Claim]:
-        entries = f"{self._size} entries hashed again"
-        if self._is_plain:
-            return [Claim("entries", entries), Claim("tiles", "every hash tile as computed")]
-        return [
-            Claim("entries", f"{entries}, canonical, versions of {self._rules.subjects} subjects without a gap"),
-            Claim("tiles", "every hash tile as computed"),
-            Claim("chain", f"every link as computed, head {self._link.hex()}"),
-        ]
-
-    def _replay(self, number: int) -> None:
-        entries = self._reader.bundle(number)
-        first = number * TILE_WIDTH
-        leaves = leaf_hashes(entries)
-        self._compare(tile_at(0, number, self._size), leaves)
-        links: list[bytes] = []
-        kinds: list[Kind] = []
-        if not self._is_plain:
-            links = chain_links(self._link, leaves)
-            self._compare(tile_at(CHAIN, number, self._size), links)
-            kinds = [self._rules.check(first + at, entry) for at, entry in enumerate(entries)]
-        while self._cuts and self._cuts[-1] <= first + len(entries):
-            cut = self._cuts.pop()
-            self.states[cut] = self._state(leaves[: cut - first], links[: cut - first], kinds[: cut - first])
-        if links:
-            self._link = links[-1]
-        self._kinds.update(kinds)
-        if len(leaves) == TILE_WIDTH:
-            self._push(1, number, perfect_root(leaves))
-
-    def _state(self, leaves: list[bytes], links: list[bytes], kinds: list[Kind]) -> _State:
-        root: bytes | None = None
-        for hashes in [leaves, *self._levels[1:]]:
-            root = fold_right(hashes, root)
-        return _State(root or EMPTY_ROOT, links[-1] if links else self._link, self._kinds + Counter(kinds))
-
-    def _push(self, level: int, number: int, value: bytes) -> None:
-        hashes = self._levels[level]
-        hashes.append(value)
-        if len(hashes) == TILE_WIDTH:
-            self._compare(Tile(level, number >> TILE_BITS), hashes)
-            self._levels[level] = []
-            self._push(level + 1, number >> TILE_BITS, perfect_root(hashes))
-
-    def _compare(self, tile: Tile, computed: Sequence[bytes]) -> None:
-        stored = self._reader.tile_bytes(tile)
-        if stored == join_hashes(computed):
-            return
-        at = next(i for i, value in enumerate(computed) if stored[i * 32 : i * 32 + 32] != value)
-        if tile.level == 0:
-            self._blame_entry(tile, at, stored[at * 32 : at * 32 + 32], computed[at])
-        kind = "link" if tile.level == CHAIN else "hash"
-        raise LogDamaged(
-            f"{tile.path}, {kind} {at}",
-            expected=f"{computed[at].hex()} from the entries",
-            found=stored[at * 32 : at * 32 + 32].hex(),
-        )
-
-    def _blame_entry(self, tile: Tile, at: int, stored: bytes, computed: bytes) -> None:
-        """When the hash in the tile is the one that was signed, the entry is what was changed."""
-        leaf_index = tile.number * TILE_WIDTH + at
-        try:
-            proof = self._reader.inclusion_proof(leaf_index)
-            verify_inclusion(leaf_index, self._size, stored, proof, self._root)
-        except LedgerError:
-            return
-        bundle = tile_at(ENTRIES, tile.number, self._size)
-        raise LogDamaged(
-            f"{bundle.path}, entry {leaf_index}",
-            expected=f"leaf hash {stored.hex()} as signed",
-            found=f"{computed.hex()}: the entry was changed",
-        )
-
-
 # files that nobody asked for
 
 
@@ -336,6 +225,6 @@ def _check_partial(folder: Folder, reader: LogReader, tile: Tile) -> None:
         decode_bundle(tile.path, stored, tile.width)
         expected = encode_bundle(reader.bundle(tile.number)[: tile.width])
     else:
-        expected = reader.tile_bytes(fuller)[: tile.width * 32]
+        expected = reader.tile_bytes(fuller)[: tile.width * HASH_BYTES]
     if stored != expected:
         raise LogDamaged(tile.path, expected=f"the beginning of {excerpt(fuller.path)}", found="other bytes")

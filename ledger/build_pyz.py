@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 SHEBANG: Final = b"#!/usr/bin/env python3\n"
-MAIN: Final = b"import sys\n\nfrom ledger.cli import main\n\nsys.exit(main())\n"
+MAIN: Final = b"import sys\n\nfrom ledger.cli import main\n\nif __name__ == '__main__':\n    sys.exit(main())\n"
 _EPOCH: Final = (1980, 1, 1, 0, 0, 0)
 
 

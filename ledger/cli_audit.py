@@ -28,6 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-age", type=int, metavar="SECONDS", help="refuse an older checkpoint, or one from the future"
     )
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes that hash and parse (default: 1)")
     parser.add_argument("--plain", action="store_true", help="a C2SP log that is not ours: tiles and entries alone")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.epilog = (
@@ -41,6 +42,8 @@ def run(args: argparse.Namespace) -> int:
     policy = load_policy(args.policy)
     if not args.log.is_dir():
         raise WrongUse(f"{args.log} is no folder: name the folder that holds the log's checkpoint")
+    if args.jobs < 1:
+        raise WrongUse("--jobs", expected="a number from 1", found=args.jobs)
     known = _remembered(args.remember, policy)
     report = Report(is_json=args.json)
     try:
@@ -66,7 +69,7 @@ def _audit(args: argparse.Namespace, policy: Policy, known: OpenedCheckpoint | N
     folder = Folder(args.log)
     progress = None if args.json else progress_bar("audit")
     try:
-        found = audit_log(folder, policy, is_plain=args.plain, known=known, progress=progress)
+        found = audit_log(folder, policy, is_plain=args.plain, known=known, progress=progress, jobs=args.jobs)
     except HistoryForked as err:
         if known is None:
             raise

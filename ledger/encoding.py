@@ -12,6 +12,7 @@ from ledger.errors import Malformed, excerpt
 
 _DECIMAL: Final = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
 SIZE_MAX: Final = 2**63 - 1
+_encode: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
 
 def parse_decimal(what: str, text: str) -> int:
@@ -41,7 +42,7 @@ def decode_base64(what: str, text: str, length: int | None = None) -> bytes:
 
 def encode_json(value: Any) -> bytes:
     """Compact JSON with the keys in their order: the one form in which we publish it."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    return _encode(value).encode()
 
 
 def _refuse_number(text: str) -> Any:

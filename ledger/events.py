@@ -77,15 +77,16 @@ def describe(entry: bytes) -> str:
 
 
 class EventRules:
-    """Checks events in the order of the log: canonical form, one tenant, versions of each subject without a gap."""
+    """Checks events that follow each other: canonical form, one tenant, versions of each subject without a gap.
+
+    What comes before the first of them is not known here: `first_versions` (leaf index and version of each subject's
+    first event) and `tenant` are for the caller to compare.
+    """
 
     def __init__(self) -> None:
-        self._versions: dict[str, int] = {}
-        self._tenant: str | None = None
-
-    @property
-    def subjects(self) -> int:
-        return len(self._versions)
+        self.first_versions: dict[str, tuple[int, int]] = {}
+        self.last_versions: dict[str, int] = {}
+        self.tenant: str | None = None
 
     def check(self, leaf_index: int, entry: bytes) -> tuple[str, str]:
         """The event's type and the month in which it says it was recorded; raises `EventRefused` or `Malformed`."""
@@ -97,16 +98,19 @@ class EventRules:
         subject, version, kind, tenant = event["subject"], event["aggregateversion"], event["type"], event["tenantid"]
         if not (isinstance(subject, str) and isinstance(kind, str) and isinstance(tenant, str)):
             raise EventRefused(what, expected="subject, type and tenantid as text")
-        expected = self._versions.get(subject, 0) + 1
-        if type(version) is not int or version != expected:
+        last = self.last_versions.get(subject)
+        if type(version) is not int or (last is not None and version != last + 1):
+            expected = "a number" if last is None else last + 1
             raise EventRefused(
                 f"{what}, aggregateversion of {excerpt(subject)}", expected=expected, found=excerpt(str(version))
             )
-        self._versions[subject] = version
-        if self._tenant is None:
-            self._tenant = tenant
-        if tenant != self._tenant:
-            raise EventRefused(f"{what}, tenantid", expected=self._tenant, found=excerpt(tenant))
+        if last is None:
+            self.first_versions[subject] = (leaf_index, version)
+        self.last_versions[subject] = version
+        if self.tenant is None:
+            self.tenant = tenant
+        if tenant != self.tenant:
+            raise EventRefused(f"{what}, tenantid", expected=self.tenant, found=excerpt(tenant))
         return kind, str(event["recordedtime"])[:7]
 
     @staticmethod

@@ -94,6 +94,53 @@ def test_any_two_files_of_one_kind_that_are_swapped_are_found(damaged):
     assert damaged.audit().checkpoint.checkpoint.tree_size == 700
 
 
+@pytest.fixture(scope="module")
+def long(tmp_path_factory):
+    """More than two blocks of the audit: 33,400 events of 900 players, over two months."""
+    installed = Installation(tmp_path_factory.mktemp("long"))
+    for size, now_ms in ((16_384, NOV_21), (17_000, NOV_21), (33_400, DEC_1 + 1)):
+        writer = installed.open(now_ms)
+        writer.append([event(number, subjects=900) for number in range(writer.tree_size, size)])
+        writer.close(now_ms)
+    return installed
+
+
+def test_several_processes_find_the_same_as_one(long):
+    seen = []
+
+    one, two = long.audit(progress=lambda done, total: seen.append((done, total))), long.audit(jobs=2)
+
+    assert one == two
+    assert one.counts.total() == 33_400
+    assert [month.closing.tree_size for month in one.months] == [17_000, 33_400]
+    assert seen == [(0, 33_400), (16_384, 33_400), (32_768, 33_400), (33_400, 33_400)]
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize(
+    "path", ["tile/entries/070", "tile/0/100", "chain/063", "tile/1/000.p/130", "tile/entries/130.p/120"]
+)
+def test_damage_in_any_block_is_named_by_one_process_and_by_several(long, path, jobs):
+    good = long.folder.read(path)
+    try:
+        long.folder.replace(path, good[:-5] + bytes([good[-5] ^ 1]) + good[-4:])
+        with pytest.raises(LedgerError, match=path):
+            long.audit(jobs=jobs)
+    finally:
+        long.folder.replace(path, good)
+
+
+def test_a_gap_in_the_versions_between_two_blocks_is_found(tmp_path):
+    installed = Installation(tmp_path)
+    writer = installed.open()
+    writer.append([event(number, subjects=16_384) for number in range(16_384)])
+    writer.append([event(16_384, subjects=16_384, aggregateversion=3)])
+    writer.close(NOV_21)
+
+    with pytest.raises(EventRefused, match="entry 16384, aggregateversion of 'player/b0': expected 2, found '3'"):
+        installed.audit()
+
+
 @pytest.mark.parametrize("path", ["notes.txt", "tile/0/5", "tile/0/000.p/0", "chain/x/000", "roots/2026-11.json"])
 def test_a_file_that_is_no_part_of_the_log_is_named(damaged, path):
     damaged.folder.replace(path, b"x")
