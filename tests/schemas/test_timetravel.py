@@ -3,7 +3,9 @@
 import asyncio
 import json
 import re
+import uuid
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from itertools import pairwise
 
 import msgspec
@@ -16,6 +18,7 @@ from adapters.jetstream import streams
 from adapters.jetstream.append import BatchPublisher
 from adapters.jetstream.connection import connect
 from adapters.jetstream.past import History
+from adapters.worker import Worker
 from bus import examples, subjects
 from bus.envelope import encode_event
 from bus.errors import BusError
@@ -341,3 +344,42 @@ def test_a_long_history_is_read_in_pages(settings, tenant):
             return found
 
     assert all(seq == version == balance for seq, version, balance in asyncio.run(travel()))
+
+
+def test_what_a_worker_writes_can_be_travelled_to(settings, tenant, monkeypatch, capsys):
+    async def ask(client, replies, word, data):
+        aggregate = catalogue.COMMANDS[word][1]
+        body = {"specversion": "1.0", "id": uuid.uuid4().hex, "source": "//test", "subject": f"{aggregate}/p"}
+        body |= {"type": catalogue.COMMANDS[word][0], "time": "2026-01-01T00:00:00Z", "data": data}
+        headers = {"Tally-Reply-To": replies.subject}
+        await client.publish(f"tally.cmd.{tenant}.{aggregate}.p.{word}", json.dumps(body).encode(), headers=headers)
+        return json.loads((await replies.next_msg(timeout=10)).data)["type"]
+
+    async def story():
+        client = await connect(settings.nats_url, "test")
+        await streams.create_tenant(client, tenant)
+        replies = await client.subscribe(client.new_inbox())
+        stop, ready = asyncio.Event(), asyncio.Event()
+        working = asyncio.create_task(Worker(settings.nats_url, only_tenants=frozenset({tenant})).run(stop, ready))
+        await ready.wait()
+        heard = [await ask(client, replies, "RegisterPlayer", {})]
+        heard.append(await ask(client, replies, "MintTokens", {"amount": 5}))
+        await asyncio.sleep(0.05)
+        between = datetime.now(UTC).isoformat()
+        await asyncio.sleep(0.05)
+        heard.append(await ask(client, replies, "MintTokens", {"amount": 7}))
+        stop.set()
+        await working
+        await client.close()
+        return heard, between
+
+    heard, between = asyncio.run(story())
+    monkeypatch.setenv("TALLY_NATS_URL", settings.nats_url)
+    found = [
+        json.loads(replayed(capsys, tenant, "token/p", "player/p", "--json", *more)[1])
+        for more in ([], ["--at", between])
+    ]
+
+    assert heard == ["command-accepted/1"] * 3
+    assert [one["aggregates"][0]["state"] for one in found] == [{"balance": 12}, {"balance": 5}]
+    assert [(one["stream_seq"], one["is_cut"]) for one in found] == [(6, False), (4, False)]
