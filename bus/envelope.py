@@ -7,7 +7,7 @@ unset (docs/formats.md). `msgspec` writes the fields of a struct in their order,
 from __future__ import annotations
 
 import re
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -100,17 +100,21 @@ CHAIN: Final = Chain(UPCASTERS, {*EVENTS, COMMANDS_DECIDED, *(stored for stored,
 class Recorded:
     """One event of the stream: its sequence, its bytes, and what they say once somebody asks."""
 
-    __slots__ = ("__dict__", "body", "stream_seq")
+    __slots__ = ("_data", "_event", "body", "stream_seq")
 
     def __init__(self, stream_seq: int, body: bytes) -> None:
         self.stream_seq = stream_seq
         self.body = body
+        self._event: EventEnvelope | None = None
+        self._data: Any = None
 
-    @cached_property
+    @property
     def event(self) -> EventEnvelope:
         """The envelope, an old version brought to the current one; raises `WireError` when the body is none."""
-        event = self._decoded()
-        return _upcast_event(event) if event.type in CHAIN.sources else event
+        if self._event is None:
+            event = self._decoded()
+            self._event = _upcast_event(event) if event.type in CHAIN.sources else event
+        return self._event
 
     @property
     def stored(self) -> EventEnvelope:
@@ -124,10 +128,12 @@ class Recorded:
             message = f"event {self.stream_seq} of the stream is no event: {err}"
             raise WireError(message) from err
 
-    @cached_property
+    @property
     def data(self) -> Any:
         """The domain event, or `CommandsDecided`; raises `WireError` for an unknown type."""
-        return decode_data(self.event)
+        if self._data is None:
+            self._data = decode_data(self.event)
+        return self._data
 
 
 def decode_data(event: EventEnvelope) -> Any:

@@ -72,6 +72,10 @@ class OwnerCache:
     def __len__(self) -> int:
         return len(self._live)
 
+    def peek(self, owner_id: str) -> Owner | None:
+        """The live owner, left where it is in the order."""
+        return self._live.get(owner_id)
+
     def get(self, owner_id: str) -> Owner | None:
         """The live owner, touched."""
         owner = self._live.pop(owner_id, None)

@@ -37,6 +37,10 @@ IDLE_S: Final = 1.0
 DIRTY_AT_STOP_MAX: Final = 5_000
 
 
+class _Passivated(Exception):
+    """Somebody whom a command needs has left memory since the commands were read."""
+
+
 class Overtaken(Exception):
     """Another worker has written this partition's inbox: what we know of it is out of date."""
 
@@ -87,6 +91,7 @@ class Partition:
         self._new_id = new_id
         self._own = OwnerCache(owners_max)
         self._foreign: dict[str, Owner] = {}
+        self._is_incomplete = False
         self.is_stopping = False
         self._taking: asyncio.Future[list[Delivery]] | None = None
         self._contended: set[Key] = set()
@@ -141,7 +146,7 @@ class Partition:
         while not self.is_stopping:
             if not deliveries:
                 deliveries = await self._take(source)
-                tasks = [read(self.tenant, delivery) for delivery in deliveries]
+                tasks = await self.prepare(deliveries)
             if deliveries:
                 done = await self.process(deliveries, tasks)
                 del deliveries[:done], tasks[:done]
@@ -160,28 +165,30 @@ class Partition:
         finally:
             self._taking = None
 
+    async def prepare(self, deliveries: list[Delivery]) -> list[Task | RefusedAnswer]:
+        """Read deliveries and make live whom they need."""
+        tasks = [read(self.tenant, delivery) for delivery in deliveries]
+        await self._poison.check(deliveries, tasks)
+        await self._load(tasks)
+        return tasks
+
     async def process(self, deliveries: list[Delivery], tasks: list[Task | RefusedAnswer]) -> int:
         """Decide and commit the first of the deliveries in one transaction, answer them; returns how many.
 
-        `tasks` says of each delivery what `read` made of it.
+        `tasks` says of each delivery what `prepare` made of it.
         """
-        await self._poison.check(deliveries, tasks)
-        held = {key for task in tasks if isinstance(task, Task) for key in task.plan.reads} & self._contended
+        held = self._contended and self._contended & {
+            key for task in tasks if isinstance(task, Task) for key in task.plan.reads
+        }
         is_fresh = False
         conflicts = 0
         async with AsyncExitStack() as locks:
             await self._lock(locks, held)
             while True:
-                await self._load(tasks)
-                try:
-                    batch, count = self._decide(deliveries, tasks)
-                except Failed as failed:
-                    wait_s = self._poison.try_again_after_s(failed)
-                    if wait_s is not None:
-                        for owner_id in failed.task.owner_ids:
-                            self._drop(owner_id)
-                        await asyncio.sleep(wait_s)
+                decided = await self._try_to_decide(deliveries, tasks)
+                if decided is None:
                     continue
+                batch, count = decided
                 if not batch.foreign_written <= held:
                     held |= batch.foreign_written
                     await self._lock(locks, held)
@@ -204,6 +211,23 @@ class Partition:
         await self._keep_memory_bounded()
         return count
 
+    async def _try_to_decide(
+        self, deliveries: list[Delivery], tasks: list[Task | RefusedAnswer]
+    ) -> tuple[Batch, int] | None:
+        """A batch of the first commands and how many they are; None when it must be tried again."""
+        if self._is_incomplete:
+            await self._load(tasks)
+        try:
+            batch, count = self._decide(deliveries, tasks)
+        except Failed as failed:
+            wait_s = self._poison.try_again_after_s(failed)
+            if wait_s is not None:
+                for owner_id in failed.task.owner_ids:
+                    self._drop(owner_id)
+                await asyncio.sleep(wait_s)
+            return None
+        return (batch, count) if count else None
+
     async def snapshot(self) -> None:
         """Write what a successor would otherwise have to read from the tail."""
         await self._restorer.snapshot(self._head_seq)
@@ -216,6 +240,7 @@ class Partition:
 
     async def _load(self, tasks: list[Task | RefusedAnswer]) -> None:
         """Make every owner live that the tasks need; those with a history are read in bulk."""
+        self._is_incomplete = False
         needed = {owner_id for task in tasks if isinstance(task, Task) for owner_id in task.owner_ids}
         missing = [owner_id for owner_id in needed if self._is_missing(owner_id)]
         if not missing:
@@ -256,7 +281,7 @@ class Partition:
                 break
             try:
                 self._decide_one(batch, delivery, task)
-            except BatchFull:
+            except (BatchFull, _Passivated):
                 break
             except Exception as err:
                 if isinstance(task, Task):
@@ -325,6 +350,7 @@ class Partition:
 
     def _drop(self, owner_id: str) -> None:
         """Forget what we know of an owner; the history tells."""
+        self._is_incomplete = True
         self._foreign.pop(owner_id, None)
         self._own.drop(owner_id)
         self._restorer.forget(owner_id)
@@ -336,12 +362,11 @@ class Partition:
             await locks.enter_async_context(self._locks.of(key))
 
     def _owner(self, owner_id: str) -> Owner:
-        if not self._is_own(owner_id):
-            return self._foreign[owner_id]
-        owner = self._own.get(owner_id)
+        """The live owner; one who was passivated since the load is loaded again."""
+        owner = self._own.peek(owner_id) or self._foreign.get(owner_id)
         if owner is None:
-            owner = Owner()
-            self._own.put(owner_id, owner)
+            self._is_incomplete = True
+            raise _Passivated
         return owner
 
     def _is_own(self, owner_id: str) -> bool:

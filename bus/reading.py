@@ -17,11 +17,8 @@ class Task(NamedTuple):
 
     request: CommandRequest
     plan: Plan
-
-    @property
-    def owner_ids(self) -> set[str]:
-        """Everybody whose aggregates the command writes or looks at."""
-        return {key.id for keys in self.plan for key in keys}
+    #: Everybody whose aggregates the command writes or looks at.
+    owner_ids: frozenset[str]
 
 
 def read(tenant: str, delivery: Delivery) -> Task | RefusedAnswer:
@@ -33,7 +30,8 @@ def read(tenant: str, delivery: Delivery) -> Task | RefusedAnswer:
     except Malformed as refusal:
         command_id = command_id_of(delivery.body, delivery.stream_seq)
         return RefusedAnswer(command_id, f"{address[0]}/{address[1]}", refusal.code, refusal.message)
-    return Task(request, plan(request.target, request.command))
+    needed = plan(request.target, request.command)
+    return Task(request, needed, frozenset([key.id for keys in needed for key in keys]))
 
 
 def _require_reply_allowed(tenant: str, reply_to: str | None) -> None:

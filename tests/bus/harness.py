@@ -6,7 +6,6 @@ import json
 
 from bus.memory import MemoryCommands, MemoryDeadLetters, MemoryEventStore, MemoryOutbox, MemorySnapshots
 from bus.partition import ForeignLocks, Partition
-from bus.reading import read
 from bus.restoring import Restorer
 
 TENANT = "t"
@@ -98,7 +97,7 @@ class Town:
             except TimeoutError:
                 return
             while deliveries:
-                tasks = [read(TENANT, delivery) for delivery in deliveries]
+                tasks = await partition.prepare(deliveries)
                 done = await partition.process(deliveries, tasks)
                 del deliveries[:done]
 

@@ -3,13 +3,12 @@ import json
 from collections import Counter
 
 import pytest
-from harness import PARTITIONS, QUEST, TENANT, Town, said, town_with
+from harness import PARTITIONS, QUEST, Town, said, town_with
 
 from bus import subjects
 from bus.answering import REFUSALS_KEPT_MS
 from bus.batch import REFUSALS_MAX
 from bus.partition import Overtaken
-from bus.reading import read
 
 
 async def completed(town: Town, player: str) -> str:
@@ -191,7 +190,7 @@ def test_an_overtaken_worker_has_its_whole_batch_refused_and_says_nothing():
         source = await town.commands.open(stale.number, stale.decided_seq)
         deliveries = await source.take(10)
         with pytest.raises(Overtaken):
-            await stale.process(deliveries, [read(TENANT, delivery) for delivery in deliveries])
+            await stale.process(deliveries, await stale.prepare(deliveries))
         return before, (len(town.store.events), len(town.outbox.sent))
 
     before, after = asyncio.run(story())
