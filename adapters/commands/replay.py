@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
@@ -138,6 +139,8 @@ def _flat(value: Any, name: str = "") -> Iterator[str]:
         case [dict(), *_] | [list(), *_]:
             for at, inner in enumerate(value):
                 yield from _flat(inner, f"{name}[{at}]")
+        case str() if " " in value or '"' in value:
+            yield f"{name}={json.dumps(_shown(value), ensure_ascii=False)}"
         case _:
             yield f"{name}={_shown(value)}"
 
@@ -147,6 +150,8 @@ def _lines(state: dict[str, Any], indent: str) -> Iterator[str]:
         if isinstance(value, dict) and value:
             yield f"{indent}{name}"
             yield from _lines(value, indent + "  ")
+        elif name.endswith("_at_ms") and name.removesuffix("_ms") in state:
+            continue  # the same moment stands there as it was written
         elif name.endswith("_at_ms") and isinstance(value, int):
             yield f"{indent}{name.removesuffix('_ms')}: {to_time(value)}"
         else:

@@ -21,7 +21,7 @@ from adapters.jetstream.past import History
 from adapters.worker import Worker
 from bus import examples, subjects
 from bus.envelope import encode_event
-from bus.errors import BusError
+from bus.errors import BusError, StoreUnavailable
 from bus.ports import Message
 from bus.timetravel import Moment, Past, TravelRefused, is_cut, parse_at, parse_keys, sequence_at
 from domain import catalogue
@@ -253,6 +253,7 @@ def test_several_aggregates_are_shown_at_one_sequence(story, capsys):
     assert "    balance: 31\n" in text
     assert "    taken: 1\n" in text
     assert "token/b20: did not exist yet, its first event is #20\n" in text
+    assert 'amount=5 balance=31 reason="prize draw"\n' in text
     assert "personal.name.ciphertext" not in text
     assert "personal.name=(ciphertext, 28 characters)" in text
 
@@ -383,3 +384,31 @@ def test_what_a_worker_writes_can_be_travelled_to(settings, tenant, monkeypatch,
     assert heard == ["command-accepted/1"] * 3
     assert [one["aggregates"][0]["state"] for one in found] == [{"balance": 12}, {"balance": 5}]
     assert [(one["stream_seq"], one["is_cut"]) for one in found] == [(6, False), (4, False)]
+
+
+def test_a_replica_that_stays_behind_is_one_line_and_one_that_catches_up_is_waited_for(settings, tenant, monkeypatch):
+    from adapters.jetstream import past as reading
+
+    real, empty = reading.direct_get, []
+
+    async def behind(client, stream, request):
+        if len(empty) < pages_missing:
+            empty.append(request)
+            return []
+        return await real(client, stream, request)
+
+    async def travel():
+        async with told(settings, tenant, generations=1) as client:
+            looking = History(client, tenant)
+            view = await looking.view(None, 0)
+            return (await looking.pasts([B19], view, 1))[0].version
+
+    monkeypatch.setattr(reading, "direct_get", behind)
+    monkeypatch.setattr(reading, "BEHIND_WAIT_S", 0)
+    pages_missing = 3
+
+    assert asyncio.run(travel()) == 9
+
+    pages_missing = 10_000
+    with pytest.raises(StoreUnavailable, match="without its newest events: is a replica behind"):
+        asyncio.run(travel())
