@@ -25,7 +25,12 @@ from bus.restoring import Restorer
 log = logging.getLogger(__name__)
 
 OWNERS_MAX: Final = 400_000
-RESTART_WAIT_MAX_S: Final = 10.0
+RESTART_WAIT_MIN_S: Final = 0.25
+RESTART_WAIT_MAX_S: Final = 5.0
+#: A partition that ran for so long begins again with the shortest wait.
+RAN_WELL_S: Final = 10.0
+#: What a partition meets when the server is away; anything else is logged with its traceback.
+EXPECTED: Final = (BusError, nats.errors.Error, TimeoutError, OSError)
 STOP_PATIENCE_S: Final = 10.0
 
 
@@ -152,13 +157,18 @@ class Worker:
 
 
 async def _keep_running(partition: Partition) -> None:
-    """Run a partition again after a failure, waiting longer each time."""
-    wait_s = 0.25
+    """Run a partition again after a failure, whatever it was, waiting longer each time."""
+    wait_s = RESTART_WAIT_MIN_S
     while True:
+        began = time.monotonic()
         try:
             await partition.run()
-        except (BusError, nats.errors.Error, TimeoutError, OSError) as err:
-            log.warning("partition %s.%d: %s; again in %.2g s", partition.tenant, partition.number, err, wait_s)
+        except Exception as err:  # noqa: BLE001 - a partition that nobody runs any more would stop its players for ever
+            if time.monotonic() - began > RAN_WELL_S:
+                wait_s = RESTART_WAIT_MIN_S
+            line = "partition %s.%d: %s; again in %.2g s"
+            is_strange = not isinstance(err, EXPECTED)
+            log.warning(line, partition.tenant, partition.number, err, wait_s, exc_info=is_strange)
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, RESTART_WAIT_MAX_S)
         else:

@@ -112,6 +112,7 @@ class Batch:
         self._known: dict[tuple[str, str], Accepted] = {}
         self._fences: dict[Key, None] = {}
         self._refusals: list[tuple[int, str, str, str]] = []
+        self._refused: dict[str, tuple[str, str]] = {}
         self._parked: list[tuple[int, str, str]] = []
         self._accepted = 0
         self._refs: list[tuple[str, str]] = []
@@ -127,9 +128,14 @@ class Batch:
         """[command sequence, command id, code, message] of what this batch refuses."""
         return self._refusals
 
+    def refused(self, command_id: str) -> tuple[str, str] | None:
+        """Code and message with which this batch has refused a command already."""
+        return self._refused.get(command_id)
+
     def refuse(self, stream_seq: int, command_id: str, subject: str, code: str, message: str) -> None:
         """Answer with a refusal that the inbox event will record."""
         self._refusals.append((stream_seq, command_id, code, message))
+        self._refused[command_id] = code, message
         self.answers.append(RefusedAnswer(command_id, subject, code, message))
 
     def park(self, stream_seq: int, command_id: str, subject: str, reason: str) -> None:

@@ -297,7 +297,7 @@ class Partition:
         else:
             command_id = task.request.id
             subject = f"{task.request.target.aggregate}/{task.request.target.id}"
-        earlier = self._refusals.get(command_id)
+        earlier = self._refusals.get(command_id) or batch.refused(command_id)
         if earlier is not None:
             batch.answers.append(RefusedAnswer(command_id, subject, *earlier))
         elif isinstance(task, RefusedAnswer):

@@ -48,9 +48,12 @@ class JetStreamEventStore:
             inbox = f"tally.evt.{self._tenant}.{subjects.INBOX}."
             found[owner] = [Recorded(seq, body) for seq, subject, body in messages if not subject.startswith(inbox)]
 
-        async with asyncio.TaskGroup() as group:
-            for owner in owners:
-                group.create_task(read(owner))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for owner in owners:
+                    group.create_task(read(owner))
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from failed
         return found
 
     async def inbox_head(self, partition: int) -> InboxHead | None:
