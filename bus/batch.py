@@ -25,7 +25,7 @@ from domain.errors import Refused
 #: A server takes 1,000 messages in a batch; the last one is the inbox event.
 MESSAGES_MAX: Final = 999
 #: An inbox event names every refusal and must stay below `BODY_BYTES_MAX`.
-REFUSALS_MAX: Final = 120
+REFUSALS_MAX: Final = 80
 
 
 class Accepted(NamedTuple):

@@ -208,15 +208,15 @@ def decode_command(tenant: str, stream_seq: int, address: tuple[str, str, str], 
         envelope = _command_decoder.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as err:
         code = "malformed"
-        raise Malformed(code, f"not a CloudEvents 1.0 command in JSON: {_one_line(err)}") from err
+        raise Malformed(code, f"not a CloudEvents 1.0 command in JSON: {one_line(err)}") from err
     known = _command_decoders.get(name)
     if known is None:
         code = "unknown-command"
-        raise Malformed(code, f"command {_one_line(name)!r} is not known; wanted one of {', '.join(COMMANDS)}")
+        raise Malformed(code, f"command {one_line(name)!r} is not known; wanted one of {', '.join(COMMANDS)}")
     stored, addressed, decoder = known
     if not is_token(owner):
         code = "invalid-id"
-        raise Malformed(code, f"the id {_one_line(owner)!r} of the subject is not 1 to 64 of letters, digits, '-', '_'")
+        raise Malformed(code, f"the id {one_line(owner)!r} of the subject is not 1 to 64 of letters, digits, '-', '_'")
     if envelope.type in CHAIN.sources:
         envelope = _upcast_command(name, envelope)
     _require_consistent(tenant, envelope, stored, addressed, (aggregate, owner, name))
@@ -230,7 +230,7 @@ def decode_command(tenant: str, stream_seq: int, address: tuple[str, str, str], 
         command: Command = decoder.decode(envelope.data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as err:
         code = "invalid-data"
-        raise Malformed(code, f"data of {name}: {_one_line(err)}") from err
+        raise Malformed(code, f"data of {name}: {one_line(err)}") from err
     return CommandRequest(
         stream_seq=stream_seq,
         id=envelope.id,
@@ -265,10 +265,11 @@ def _require_consistent(
 
 
 def _refuse(code: str, what: str, got: str, wanted: str) -> None:
-    raise Malformed(code, f"{what} is {_one_line(got)!r}, wanted {wanted}")
+    raise Malformed(code, f"{what} is {one_line(got)!r}, wanted {wanted}")
 
 
-def _one_line(what: object) -> str:
+def one_line(what: object) -> str:
+    """At most 120 printable characters of what somebody else wrote."""
     text = str(what)[:120]
     return "".join(c if c.isprintable() else "?" for c in text)
 

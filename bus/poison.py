@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from bus.batch import Answer, ParkedAnswer, RefusedAnswer
+from bus.envelope import one_line
 from bus.ports import DeadLetters, Delivery
 from bus.reading import Task
 from domain.catalogue import Key
@@ -68,7 +69,7 @@ class Poison:
             for owner_id in failed.task.owner_ids:
                 self._unreadable.pop(owner_id, None)
             return TRY_AGAIN_S * tries
-        reason = f"{type(failed.__cause__).__name__}: {failed.__cause__}"[:200]
+        reason = one_line(f"{type(failed.__cause__).__name__}: {failed.__cause__}")
         log.error("command %d of %s is parked: %s/%s: %s", seq, self._tenant, *request.target, reason)
         self._parked[request.target] = reason
         self._broken.add(seq)

@@ -8,6 +8,7 @@ from harness import PARTITIONS, QUEST, Town, said, town_with
 from bus import subjects
 from bus.answering import REFUSALS_KEPT_MS
 from bus.batch import REFUSALS_MAX
+from bus.envelope import BODY_BYTES_MAX
 from bus.partition import Overtaken
 
 
@@ -246,3 +247,18 @@ def test_passivated_owners_come_back_as_they_were():
     assert live <= 3
     counts = Counter(town.types())
     assert counts["tokens-minted/1"] == counts["tokens-spent/1"] == 60
+
+
+def test_the_longest_refusals_that_can_be_fit_into_inbox_events():
+    async def story():
+        town = await town_with("p")
+        for number in range(REFUSALS_MAX + 3):
+            name = f"{number:03d}" + "x" * 61
+            await town.send("SpendTokens", "p", {"amount": 1}, name, specversion="\U0001f3c3" * 400)
+        await town.drain()
+        return town
+
+    town = asyncio.run(story())
+
+    assert max(len(body) for _, body in town.store.events) <= BODY_BYTES_MAX
+    assert len(town.outbox.sent) == REFUSALS_MAX + 3 + 2
