@@ -163,7 +163,7 @@ async def _keep_running(partition: Partition) -> None:
         began = time.monotonic()
         try:
             await partition.run()
-        except Exception as err:  # noqa: BLE001 - a partition that nobody runs any more would stop its players for ever
+        except Exception as err:  # a partition that nobody runs any more would stop its players for ever
             if time.monotonic() - began > RAN_WELL_S:
                 wait_s = RESTART_WAIT_MIN_S
             line = "partition %s.%d: %s; again in %.2g s"

@@ -16,6 +16,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.nuid import NUID
 
+from adapters.jetstream.connection import answer_to
 from bus.errors import AppendRefused, Conflict, OutcomeUnknown, StoreUnavailable
 from bus.ports import Message
 
@@ -55,9 +56,9 @@ class BatchPublisher:
         try:
             await self._client._send_command(frames(batch_id, messages, f"{self._inbox}.{batch_id}"))  # noqa: SLF001
             await self._client._flush_pending()  # noqa: SLF001
-            body = await asyncio.wait_for(answer, ACK_TIMEOUT_S)
+            body = await answer_to(self._client, answer, ACK_TIMEOUT_S)
         except TimeoutError as err:
-            message = f"no acknowledgement of batch {batch_id} within {ACK_TIMEOUT_S:g} s"
+            message = f"no acknowledgement of batch {batch_id} came"
             raise OutcomeUnknown(message) from err
         finally:
             self._waiting.pop(batch_id, None)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from typing import Any, Final
+from collections.abc import Awaitable
+from typing import Any, Final, TypeVar
 
 import nats.errors
 from nats.aio.client import Client
@@ -14,10 +15,12 @@ from adapters.errors import NotConfigured
 from bus.errors import StoreUnavailable
 
 log = logging.getLogger(__name__)
+Answer = TypeVar("Answer")
 
 API_TIMEOUT_S: Final = 10.0
 PENDING_BYTES_MAX: Final = 64 * 1024 * 1024
 NO_RESPONDERS: Final = 503
+LOOK_EVERY_S: Final = 0.1
 
 
 async def connect(url: str, name: str, *, patience_s: float = 5.0) -> Client:
@@ -33,7 +36,7 @@ async def connect(url: str, name: str, *, patience_s: float = 5.0) -> Client:
     try:
         async with asyncio.timeout(patience_s):
             await client.connect(
-                url,
+                [each.strip() for each in url.split(",")],
                 name=name,
                 connect_timeout=2,
                 allow_reconnect=True,
@@ -52,13 +55,33 @@ async def connect(url: str, name: str, *, patience_s: float = 5.0) -> Client:
     return client
 
 
+async def answer_to(client: Client, waiting: Awaitable[Answer], timeout_s: float) -> Answer:
+    """An answer that comes over this connection; raises `TimeoutError`, at once when the connection is lost.
+
+    What was asked before a reconnect is never answered after it: waiting on would only delay the next attempt.
+    """
+    reconnects = client.stats["reconnects"]
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + timeout_s
+    future = asyncio.ensure_future(waiting)
+    try:
+        while not (await asyncio.wait({future}, timeout=LOOK_EVERY_S))[0]:
+            is_same = client.is_connected and client.stats["reconnects"] == reconnects
+            if not is_same or loop.time() > deadline:
+                raise TimeoutError
+        return await future
+    finally:
+        future.cancel()
+
+
 async def api(client: Client, subject: str, body: dict[str, Any]) -> dict[str, Any]:
     """One request to `$JS.API.<subject>`; an error of the server comes back under the key `error`.
 
     Raises `StoreUnavailable` when nobody answers in time.
     """
     try:
-        reply = await client.request(f"$JS.API.{subject}", json.dumps(body).encode(), timeout=API_TIMEOUT_S)
+        asked = client.request(f"$JS.API.{subject}", json.dumps(body).encode(), timeout=API_TIMEOUT_S)
+        reply = await answer_to(client, asked, API_TIMEOUT_S)
     except (nats.errors.Error, TimeoutError) as err:
         message = f"JetStream does not answer {subject} ({type(err).__name__}): is the server up, JetStream enabled?"
         raise StoreUnavailable(message) from err

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+import nats.errors
 from nats.aio.client import Client
 
 from adapters.jetstream.connection import api
@@ -16,6 +17,9 @@ _PREFIX: Final = "tally.workers."
 BEAT_S: Final = 1.0
 FORGOTTEN_AFTER_S: Final = 4.0
 NAME_IN_USE: Final = 10058
+#: "replicas > 1 not supported in non-clustered mode", "no suitable peers for placement"
+TOO_FEW_SERVERS: Final = frozenset({10074, 10005})
+BEAT_WITHIN_S: Final = 2.0
 
 
 class Membership:
@@ -28,7 +32,22 @@ class Membership:
 
     async def join(self) -> None:
         """Create the stream when it is missing, and be seen."""
-        config = {
+        await self._create()
+        await self.beat()
+
+    async def _create(self) -> None:
+        for replicas in (3, 1):
+            answer = await api(self._client, f"STREAM.CREATE.{STREAM}", self._config(replicas))
+            code = (answer.get("error") or {}).get("err_code")
+            if code in {None, NAME_IN_USE}:
+                return
+            if code not in TOO_FEW_SERVERS:
+                break
+        message = f"stream {STREAM} was not created: {answer['error'].get('description')}"
+        raise WrongStream(message)
+
+    def _config(self, replicas: int) -> dict[str, object]:
+        return {
             "name": STREAM,
             "subjects": [f"{_PREFIX}*"],
             "retention": "limits",
@@ -37,18 +56,20 @@ class Membership:
             "duplicate_window": int(1e9),
             "max_msgs_per_subject": 1,
             "storage": "memory",
-            "num_replicas": 1,
+            "num_replicas": replicas,
             "allow_direct": True,
         }
-        answer = await api(self._client, f"STREAM.CREATE.{STREAM}", config)
-        if "error" in answer and answer["error"].get("err_code") != NAME_IN_USE:
-            message = f"stream {STREAM} was not created: {answer['error'].get('description')}"
-            raise WrongStream(message)
-        await self.beat()
 
     async def beat(self) -> None:
-        """Be seen for a few more seconds, with the tenants that one serves (none named: all)."""
-        await self._client.request(f"{_PREFIX}{self._id}", self._serves, timeout=2)
+        """Be seen for a few more seconds, with the tenants that one serves (none named: all).
+
+        The stream lives in memory: after a restart of the server it is made anew.
+        """
+        try:
+            await self._client.request(f"{_PREFIX}{self._id}", self._serves, timeout=BEAT_WITHIN_S)
+        except nats.errors.NoRespondersError:
+            await self._create()
+            await self._client.request(f"{_PREFIX}{self._id}", self._serves, timeout=BEAT_WITHIN_S)
 
     async def members(self) -> dict[str, frozenset[str] | None]:
         """Every worker that was seen lately and the tenants that it serves (None: all)."""

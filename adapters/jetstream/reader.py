@@ -11,7 +11,7 @@ from typing import Any, Final
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from adapters.jetstream.connection import API_TIMEOUT_S, api
+from adapters.jetstream.connection import API_TIMEOUT_S, answer_to, api
 from bus import subjects
 from bus.errors import StoreUnavailable, WrongStream
 
@@ -176,9 +176,9 @@ async def direct_get(client: Client, stream: str, request: dict[str, Any]) -> li
     subscription = await client.subscribe(inbox, cb=on_message)
     try:
         await client.publish(f"$JS.API.DIRECT.GET.{stream}", json.dumps(request).encode(), reply=inbox)
-        await asyncio.wait_for(done, API_TIMEOUT_S)
+        await answer_to(client, done, API_TIMEOUT_S)
     except TimeoutError as err:
-        message = f"stream {stream} does not answer a direct get within {API_TIMEOUT_S:g} s"
+        message = f"stream {stream} does not answer a direct get"
         raise StoreUnavailable(message) from err
     finally:
         await subscription.unsubscribe()

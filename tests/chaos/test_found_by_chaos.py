@@ -6,6 +6,8 @@ import pytest
 
 from adapters import worker
 from adapters.jetstream import store
+from adapters.jetstream.connection import answer_to, api, connect
+from adapters.jetstream.membership import STREAM, Membership
 from bus.errors import StoreUnavailable
 from tests.bus.harness import said, town_with
 
@@ -53,3 +55,34 @@ def test_a_partition_goes_on_whatever_ended_it(monkeypatch):
     asyncio.run(worker._keep_running(partition))
 
     assert partition.failures == []
+
+
+def test_a_worker_is_seen_again_after_the_server_forgot_who_there_is(settings):
+    async def story():
+        client = await connect(f"nats://127.0.0.1:1, {settings.nats_url}", "test")
+        try:
+            membership = Membership(client, "w1", None)
+            await membership.join()
+            await api(client, f"STREAM.DELETE.{STREAM}", {})
+            await membership.beat()
+            return await membership.members()
+        finally:
+            await client.close()
+
+    assert "w1" in asyncio.run(story())
+
+
+def test_an_answer_is_not_waited_for_when_the_connection_that_asked_is_lost():
+    class Client:
+        is_connected = True
+        stats = {"reconnects": 0}
+
+    async def story():
+        client = Client()
+        waiting = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_later(0.05, client.stats.update, {"reconnects": 1})
+        with pytest.raises(TimeoutError):
+            await answer_to(client, waiting, 60)
+        return waiting.cancelled()
+
+    assert asyncio.run(asyncio.wait_for(story(), 5))
