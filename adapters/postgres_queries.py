@@ -90,9 +90,11 @@ class QuestPage(msgspec.Struct, frozen=True, kw_only=True):
     quest: str
     title: str
     retired_at: datetime | None
+    closed_at: datetime | None
     accepted: int
     completed: int
     abandoned: int
+    expired: int
     best_ms: int | None
     taken: int
     supply: int | None
@@ -155,8 +157,8 @@ async def quest_page(settings: PostgresSettings, tenant: str, quest: str) -> Que
     async with reading(settings, tenant) as connection:
         found = await rows(
             connection,
-            "SELECT quest, title, retired_at, accepted, completed, abandoned, best_ms, taken, supply "
-            "FROM quests WHERE quest = %s",
+            "SELECT quest, title, retired_at, closed_at, accepted, completed, abandoned, expired, best_ms, taken, "
+            "supply FROM quests WHERE quest = %s",
             [quest],
         )
         if not found:
@@ -176,6 +178,7 @@ SELECT
     (SELECT count(*) FROM attempt_steps) AS steps_reached,
     (SELECT count(*) FROM attempts WHERE status = 'completed') AS completed,
     (SELECT count(*) FROM attempts WHERE status = 'abandoned') AS abandoned,
+    (SELECT count(*) FROM attempts WHERE status = 'expired') AS expired,
     (SELECT count(*) FROM badges) AS badges,
     (SELECT count(*) FROM accounts WHERE account <> %(treasury)s) AS accounts,
     (SELECT coalesce(sum(balance), 0)::bigint FROM accounts WHERE account <> %(treasury)s) AS balances,

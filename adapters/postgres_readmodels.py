@@ -50,10 +50,11 @@ WHERE a.player = u.player AND a.quest = u.quest AND a.attempt = u.attempt
 _QUESTS: Final = """
 UPDATE quests AS q SET
     accepted = q.accepted + u.accepted, completed = q.completed + u.completed, abandoned = q.abandoned + u.abandoned,
-    best_ms = least(q.best_ms, u.best_ms), taken = coalesce(u.taken, q.taken),
-    retired_at = coalesce(u.retired_at, q.retired_at)
-FROM unnest(%s::text[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::timestamptz[])
-    AS u (quest, accepted, completed, abandoned, best_ms, taken, retired_at)
+    expired = q.expired + u.expired, best_ms = least(q.best_ms, u.best_ms), taken = coalesce(u.taken, q.taken),
+    retired_at = coalesce(u.retired_at, q.retired_at), closed_at = coalesce(u.closed_at, q.closed_at)
+FROM unnest(%s::text[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[],
+    %s::timestamptz[], %s::timestamptz[])
+    AS u (quest, accepted, completed, abandoned, expired, best_ms, taken, retired_at, closed_at)
 WHERE q.quest = u.quest
 """
 _QUEST_STEPS: Final = """
@@ -167,7 +168,10 @@ async def _change(cursor: Any, writes: Writes) -> None:
         changes = [(c.status, c.finished_at, c.steps_reached, c.elapsed_ms) for c in attempts.values()]
         await _update(cursor, _ATTEMPTS, len(attempts), [*zip(*attempts, strict=True), *zip(*changes, strict=True)])
     if quests := writes.quests_changed:
-        counts = [(c.accepted, c.completed, c.abandoned, c.best_ms, c.taken, c.retired_at) for c in quests.values()]
+        counts = [
+            (c.accepted, c.completed, c.abandoned, c.expired, c.best_ms, c.taken, c.retired_at, c.closed_at)
+            for c in quests.values()
+        ]
         await _update(cursor, _QUESTS, len(quests), [quests, *zip(*counts, strict=True)])
     if steps := writes.steps_reached:
         await _update(cursor, _QUEST_STEPS, len(steps), [*zip(*steps, strict=True), steps.values()])

@@ -96,6 +96,12 @@ MIGRATIONS: Final = (
     ) WITH (fillfactor = 50);
     COMMENT ON COLUMN postings.account IS 'a player, or @treasury, whose running balance is not kept';
     """,
+    """
+    ALTER TABLE attempts DROP CONSTRAINT attempts_status_check;
+    ALTER TABLE attempts ADD CONSTRAINT attempts_status_check
+        CHECK (status IN ('accepted', 'completed', 'abandoned', 'expired'));
+    ALTER TABLE quests ADD COLUMN expired bigint NOT NULL DEFAULT 0, ADD COLUMN closed_at timestamptz;
+    """,
 )
 
 

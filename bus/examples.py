@@ -27,6 +27,7 @@ BATCH_ID: Final = "0199aa107d3f7a52b0f35b1c7a3f9e01"
 FIRST_SEQ: Final = 1
 
 _BEFORE, _START, _FINISH = "2014-04-21T13:00:00.000Z", "2014-04-21T14:00:00.000Z", "2014-04-21T16:08:37.200Z"
+_DEADLINE, _CLOSING = "2014-04-21T14:10:00.000Z", "2014-04-22T02:00:00.000Z"
 _TRACED: Final = {
     "correlationid": "wave-1",
     "actor": "timing mat “Boylston Street”",
@@ -40,9 +41,10 @@ _RACE: Final = {
     ],
     "rewards": {"xp": 1000, "tokens": 26, "badge": "finisher-2014"},
     "opens_at": _START,
-    "closes_at": "2014-04-22T02:00:00.000Z",
+    "closes_at": _CLOSING,
     "divisions": ["runners", "runners-women"],
 }
+_SPRINT: Final = {"title": "Ten minutes", "attempt_deadline_ms": 600_000}
 _EARLY: Final = {"title": "Early bird", "rewards": {"badge": "early-bird"}, "supply": 500}
 _NAME: Final = {
     "alg": "AES-256-GCM",
@@ -69,6 +71,10 @@ _TOLD: Final[tuple[tuple[str, str, dict[str, Any], str, dict[str, str]], ...]] =
     ("TransferTokens", "b19", {"recipient": "b20", "amount": 20, "reason": "thanks"}, _FINISH, {}),
     ("SpendTokens", "b20", {"amount": 1000, "reason": "bicycle"}, _FINISH, {"actor": "shop"}),
     ("RetireQuest", "early-bird", {"reason": "the race is over"}, _FINISH, {}),
+    ("PublishQuest", "sprint", _SPRINT, _BEFORE, {}),
+    ("AcceptQuest", "b20", {"quest": "sprint"}, _START, {}),
+    ("ExpireAttempt", "b20", {"quest": "sprint", "attempt": 1}, _DEADLINE, {"actor": "timers"}),
+    ("CloseQuest", "boston-2014", {}, _CLOSING, {"actor": "timers"}),
     ("MintTokens", "b20", {"amount": 7, "reason": "met a fault of ours"}, _FINISH, {}),
 )
 #: The last command, over which our own code is said to have failed.

@@ -17,7 +17,7 @@ from domain.quest import QuestState
 from domain.token import TokenState
 
 #: Changes with the shape of any state: older snapshots are then passed over, and histories read instead.
-FORMAT: Final = "owner-snapshot/1"
+FORMAT: Final = "owner-snapshot/2"
 #: In place of the format: there is a history, read that.
 HISTORY: Final = "owner-history/1"
 WATERMARK_FORMAT: Final = "snapshot-watermark/1"

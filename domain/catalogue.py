@@ -11,8 +11,16 @@ from typing import Any, Literal, NamedTuple, assert_never
 
 from domain import player, quest, token
 from domain.errors import NotRegistered, UnknownRecipient
-from domain.player import AbandonQuest, AcceptQuest, CompleteQuest, PlayerState, ReachStep, RegisterPlayer
-from domain.quest import PublishQuest, QuestState, RetireQuest, TakeSupply
+from domain.player import (
+    AbandonQuest,
+    AcceptQuest,
+    CompleteQuest,
+    ExpireAttempt,
+    PlayerState,
+    ReachStep,
+    RegisterPlayer,
+)
+from domain.quest import CloseQuest, PublishQuest, QuestState, RetireQuest, TakeSupply
 from domain.token import MintTokens, ReceiveTokens, SpendTokens, TokenState, TransferTokens
 
 Aggregate = Literal["quest", "player", "token"]
@@ -21,11 +29,13 @@ Event = quest.QuestEvent | player.PlayerEvent | token.TokenEvent
 Command = (
     PublishQuest
     | RetireQuest
+    | CloseQuest
     | RegisterPlayer
     | AcceptQuest
     | ReachStep
     | CompleteQuest
     | AbandonQuest
+    | ExpireAttempt
     | MintTokens
     | SpendTokens
     | TransferTokens
@@ -62,11 +72,13 @@ class Decided(NamedTuple):
 COMMANDS: dict[str, tuple[str, Aggregate, type]] = {
     "PublishQuest": (quest.PUBLISH_QUEST, "quest", PublishQuest),
     "RetireQuest": (quest.RETIRE_QUEST, "quest", RetireQuest),
+    "CloseQuest": (quest.CLOSE_QUEST, "quest", CloseQuest),
     "RegisterPlayer": (player.REGISTER_PLAYER, "player", RegisterPlayer),
     "AcceptQuest": (player.ACCEPT_QUEST, "player", AcceptQuest),
     "ReachStep": (player.REACH_STEP, "player", ReachStep),
     "CompleteQuest": (player.COMPLETE_QUEST, "player", CompleteQuest),
     "AbandonQuest": (player.ABANDON_QUEST, "player", AbandonQuest),
+    "ExpireAttempt": (player.EXPIRE_ATTEMPT, "player", ExpireAttempt),
     "MintTokens": (token.MINT_TOKENS, "token", MintTokens),
     "SpendTokens": (token.SPEND_TOKENS, "token", SpendTokens),
     "TransferTokens": (token.TRANSFER_TOKENS, "token", TransferTokens),
@@ -76,6 +88,7 @@ COMMANDS: dict[str, tuple[str, Aggregate, type]] = {
 EVENTS: dict[str, type] = {
     quest.QUEST_PUBLISHED: quest.QuestPublished,
     quest.QUEST_RETIRED: quest.QuestRetired,
+    quest.QUEST_CLOSED: quest.QuestClosed,
     quest.SUPPLY_TAKEN: quest.SupplyTaken,
     player.PLAYER_REGISTERED: player.PlayerRegistered,
     player.QUEST_ACCEPTED: player.QuestAccepted,
@@ -84,6 +97,7 @@ EVENTS: dict[str, type] = {
     player.XP_AWARDED: player.XpAwarded,
     player.BADGE_AWARDED: player.BadgeAwarded,
     player.QUEST_ABANDONED: player.QuestAbandoned,
+    player.ATTEMPT_EXPIRED: player.AttemptExpired,
     token.TOKENS_MINTED: token.TokensMinted,
     token.TOKENS_SPENT: token.TokensSpent,
     token.TOKENS_SENT: token.TokensSent,
@@ -116,7 +130,7 @@ def evolve(aggregate: str, state: Any, event: Any, at_ms: int) -> State:
 def plan(target: Key, command: Command) -> Plan:
     """The aggregates that the command needs, the addressed one first."""
     match command:
-        case PublishQuest() | RetireQuest() | RegisterPlayer():
+        case PublishQuest() | RetireQuest() | CloseQuest() | RegisterPlayer() | ExpireAttempt():
             return Plan((target,))
         case AcceptQuest() | ReachStep() | AbandonQuest():
             return Plan((target,), (Key("quest", command.quest),))
@@ -140,6 +154,10 @@ def decide(target: Key, command: Command, states: Mapping[Key, Any], at_ms: int)
     match command:
         case PublishQuest() | RetireQuest():
             return _all(target, quest.decide(command, states[target], target.id))
+        case CloseQuest():
+            return _all(target, quest.close(states[target], target.id, at_ms))
+        case ExpireAttempt():
+            return _all(target, player.expire(command, states[target], target.id, at_ms))
         case RegisterPlayer():
             return _all(target, player.register(command, states[target], target.id))
         case AcceptQuest() | ReachStep() | AbandonQuest():

@@ -1,9 +1,10 @@
 """Refusals: the domain's typed answers of "no".
 
 Refused                      code and message; expected, answered, never logged as an error
-  UnknownQuest  QuestExists  RetiredQuest  QuestNotOpen  QuestClosed  UnknownDivision
+  UnknownQuest  QuestExists  RetiredQuest  QuestNotOpen  QuestClosed  ClosedForGood  UnknownDivision
   NotRegistered  AlreadyRegistered
   NotAccepted  AlreadyAccepted  AlreadyCompleted  UnknownStep  StepAlreadyReached  FinishBeforeStart
+  ExpiredAttempt  AttemptEnded  NotDue
   InsufficientTokens  UnknownRecipient  InvalidData
 """
 
@@ -71,6 +72,15 @@ class QuestClosed(Refused):
 
     def __init__(self, quest: str, closes_at: str, time: str) -> None:
         super().__init__(f"quest {quest} closed at {closes_at}, this happened at {time}")
+
+
+class ClosedForGood(Refused):
+    """The quest's closing is recorded: nothing counts any more, whenever it happened."""
+
+    code = "quest-closed"
+
+    def __init__(self, quest: str, closes_at: str) -> None:
+        super().__init__(f"quest {quest} closed at {closes_at}, and its closing is recorded: nothing counts any more")
 
 
 class UnknownDivision(Refused):
@@ -149,6 +159,33 @@ class FinishBeforeStart(Refused):
     """The finish lies before the start, or before a step that was reached."""
 
     code = "finish-before-start"
+
+
+class ExpiredAttempt(Refused):
+    """The attempt's deadline has passed."""
+
+    code = "attempt-expired"
+
+    def __init__(self, player: str, quest: str, deadline_at: str) -> None:
+        super().__init__(f"the attempt of player {player} at quest {quest} expired at {deadline_at}; accept it again")
+
+
+class AttemptEnded(Refused):
+    """The attempt ended otherwise, or never began."""
+
+    code = "attempt-ended"
+
+    def __init__(self, player: str, quest: str, attempt: int) -> None:
+        super().__init__(f"attempt {attempt} of player {player} at quest {quest} is not running; nothing expires")
+
+
+class NotDue(Refused):
+    """The moment has not come at which this happens, or none is set."""
+
+    code = "not-due"
+
+    def __init__(self, what: str, due_at: str | None, time: str) -> None:
+        super().__init__(f"{what} {f'ends at {due_at}' if due_at else 'has no end set'}, this says {time}")
 
 
 class InsufficientTokens(Refused):

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from math import isqrt
-from typing import Annotated, Literal, assert_never
+from typing import Annotated, assert_never
 
 import msgspec
 
+from domain.attempt import Attempt, deadline_of, has_expired, require_running
 from domain.errors import (
     AlreadyAccepted,
     AlreadyCompleted,
     AlreadyRegistered,
+    AttemptEnded,
     FinishBeforeStart,
-    NotAccepted,
+    NotDue,
     NotRegistered,
     QuestClosed,
     QuestNotOpen,
@@ -20,8 +22,8 @@ from domain.errors import (
     UnknownDivision,
     UnknownStep,
 )
-from domain.quest import QuestState, require_in_play
-from domain.values import AmountOrNone, ElapsedMs, EncryptedField, Line, Token, to_time
+from domain.quest import QuestState, require_in_play, require_not_closed
+from domain.values import TIME_MS_LAST, AmountOrNone, ElapsedMs, EncryptedField, Line, Time, Token, to_ms, to_time
 
 # -- names as stored --------------------------------------------------------------------------------------------------
 
@@ -32,12 +34,14 @@ QUEST_COMPLETED = "quest-completed/1"
 XP_AWARDED = "xp-awarded/1"
 BADGE_AWARDED = "badge-awarded/1"
 QUEST_ABANDONED = "quest-abandoned/1"
+ATTEMPT_EXPIRED = "attempt-expired/1"
 
 REGISTER_PLAYER = "register-player/1"
 ACCEPT_QUEST = "accept-quest/1"
 REACH_STEP = "reach-step/1"
 COMPLETE_QUEST = "complete-quest/1"
 ABANDON_QUEST = "abandon-quest/1"
+EXPIRE_ATTEMPT = "expire-attempt/1"
 
 # -- events -----------------------------------------------------------------------------------------------------------
 
@@ -50,12 +54,13 @@ class PlayerRegistered(msgspec.Struct, frozen=True, kw_only=True):
     personal: dict[Token, EncryptedField]
 
 
-class QuestAccepted(msgspec.Struct, frozen=True, kw_only=True):
+class QuestAccepted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """An attempt began, ranked in these divisions; attempts at one quest count from 1."""
 
     quest: Token
     attempt: int
     divisions: tuple[Token, ...]
+    deadline_at: Time | None = None
 
 
 class StepReached(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,8 +109,23 @@ class QuestAbandoned(msgspec.Struct, frozen=True, kw_only=True):
     reason: Line
 
 
+class AttemptExpired(msgspec.Struct, frozen=True, kw_only=True):
+    """The attempt's deadline passed before it was completed; a new one may begin."""
+
+    quest: Token
+    attempt: int
+    steps_reached: int
+
+
 PlayerEvent = (
-    PlayerRegistered | QuestAccepted | StepReached | QuestCompleted | XpAwarded | BadgeAwarded | QuestAbandoned
+    PlayerRegistered
+    | QuestAccepted
+    | StepReached
+    | QuestCompleted
+    | XpAwarded
+    | BadgeAwarded
+    | QuestAbandoned
+    | AttemptExpired
 )
 
 # -- commands ---------------------------------------------------------------------------------------------------------
@@ -149,20 +169,18 @@ class AbandonQuest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 PlayerCommand = RegisterPlayer | AcceptQuest | ReachStep | CompleteQuest | AbandonQuest
+
+
+class ExpireAttempt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Say that an attempt's deadline has passed; a timer says it at that moment."""
+
+    quest: Token
+    attempt: Annotated[int, msgspec.Meta(ge=1)]
+
+
 AttemptCommand = AcceptQuest | ReachStep | CompleteQuest | AbandonQuest
 
 # -- state ------------------------------------------------------------------------------------------------------------
-
-
-class Attempt(msgspec.Struct, frozen=True, kw_only=True):
-    """One player at one quest: the latest attempt."""
-
-    number: int
-    status: Literal["running", "completed", "abandoned"]
-    accepted_at_ms: int
-    divisions: tuple[str, ...]
-    steps: tuple[str, ...] = ()
-    last_elapsed_ms: int = 0
 
 
 class PlayerState(msgspec.Struct, frozen=True, kw_only=True):
@@ -206,12 +224,20 @@ def evolve(state: PlayerState, event: PlayerEvent, at_ms: int) -> PlayerState:
         case BadgeAwarded():
             return msgspec.structs.replace(state, badges=(*state.badges, event.badge))
         case QuestAccepted():
-            attempt = Attempt(number=event.attempt, status="running", accepted_at_ms=at_ms, divisions=event.divisions)
+            attempt = Attempt(
+                number=event.attempt,
+                status="running",
+                accepted_at_ms=at_ms,
+                divisions=event.divisions,
+                deadline_at_ms=to_ms(event.deadline_at) if event.deadline_at else None,
+            )
             return _with_attempt(state, event.quest, attempt)
         case PlayerRegistered():
             return msgspec.structs.replace(state, registered=True)
         case QuestAbandoned():
             return _with_attempt(state, event.quest, _changed(state.attempts[event.quest], status="abandoned"))
+        case AttemptExpired():
+            return _with_attempt(state, event.quest, _changed(state.attempts[event.quest], status="expired"))
         case _:
             assert_never(event)
 
@@ -247,15 +273,15 @@ def decide(
     _require_window(command.quest, quest, at_ms)
     match command:
         case AcceptQuest():
-            return _accept(command, state, player, quest)
+            return _accept(command, state, player, quest, at_ms)
         case ReachStep():
-            attempt = _running(command.quest, state, player)
+            attempt = require_running(state.attempts, command.quest, player, at_ms)
             return _reach(command, attempt, player, quest)
         case CompleteQuest():
-            attempt = _running(command.quest, state, player)
+            attempt = require_running(state.attempts, command.quest, player, at_ms)
             return _complete(command, state, attempt, quest, at_ms)
         case AbandonQuest():
-            attempt = _running(command.quest, state, player)
+            attempt = require_running(state.attempts, command.quest, player, at_ms)
             reached = len(attempt.steps)
             return (
                 QuestAbandoned(
@@ -266,30 +292,42 @@ def decide(
             assert_never(command)
 
 
+def expire(command: ExpireAttempt, state: PlayerState, player: str, at_ms: int) -> tuple[PlayerEvent, ...]:
+    """The end of a running attempt whose deadline has passed at `at_ms`; raises `Refused`."""
+    attempt = state.attempts.get(command.quest)
+    if attempt is None or attempt.number != command.attempt or attempt.status != "running":
+        raise AttemptEnded(player, command.quest, command.attempt)
+    if not has_expired(attempt, at_ms):
+        what = f"attempt {attempt.number} of player {player} at quest {command.quest}"
+        raise NotDue(what, deadline_of(attempt), to_time(at_ms))
+    return (_expired(command.quest, attempt),)
+
+
 def award_badge(quest: str, badge: str) -> BadgeAwarded:
     """The event of a badge that was taken from a limited supply."""
     return BadgeAwarded(quest=quest, badge=badge)
 
 
 def _require_window(name: str, quest: QuestState, at_ms: int) -> None:
+    require_not_closed(quest, name)
     if quest.opens_at_ms is not None and at_ms < quest.opens_at_ms:
         raise QuestNotOpen(name, str(quest.opens_at), to_time(at_ms))
     if quest.closes_at_ms is not None and at_ms >= quest.closes_at_ms:
         raise QuestClosed(name, str(quest.closes_at), to_time(at_ms))
 
 
-def _running(quest: str, state: PlayerState, player: str) -> Attempt:
-    attempt = state.attempts.get(quest)
-    if attempt is None or attempt.status == "abandoned":
-        raise NotAccepted(player, quest)
-    if attempt.status == "completed":
-        raise AlreadyCompleted(player, quest)
-    return attempt
+def _expired(quest: str, attempt: Attempt) -> AttemptExpired:
+    return AttemptExpired(quest=quest, attempt=attempt.number, steps_reached=len(attempt.steps))
 
 
-def _accept(command: AcceptQuest, state: PlayerState, player: str, quest: QuestState) -> tuple[PlayerEvent, ...]:
+def _accept(
+    command: AcceptQuest, state: PlayerState, player: str, quest: QuestState, at_ms: int
+) -> tuple[PlayerEvent, ...]:
     attempt = state.attempts.get(command.quest)
-    if attempt is not None and attempt.status == "running":
+    ended: tuple[PlayerEvent, ...] = ()
+    if attempt is not None and attempt.status == "running" and has_expired(attempt, at_ms):
+        ended = (_expired(command.quest, attempt),)
+    elif attempt is not None and attempt.status == "running":
         raise AlreadyAccepted(player, command.quest)
     if attempt is not None and attempt.status == "completed":
         raise AlreadyCompleted(player, command.quest)
@@ -297,7 +335,10 @@ def _accept(command: AcceptQuest, state: PlayerState, player: str, quest: QuestS
         if division not in quest.divisions:
             raise UnknownDivision(command.quest, division)
     number = 1 if attempt is None else attempt.number + 1
-    return (QuestAccepted(quest=command.quest, attempt=number, divisions=command.divisions),)
+    deadline_ms = quest.attempt_deadline_ms
+    deadline_at = None if deadline_ms is None else to_time(min(at_ms + deadline_ms, TIME_MS_LAST))
+    accepted = QuestAccepted(quest=command.quest, attempt=number, divisions=command.divisions, deadline_at=deadline_at)
+    return (*ended, accepted)
 
 
 def _reach(command: ReachStep, attempt: Attempt, player: str, quest: QuestState) -> tuple[PlayerEvent, ...]:

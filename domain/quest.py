@@ -6,17 +6,19 @@ from typing import Annotated, assert_never
 
 import msgspec
 
-from domain.errors import InvalidData, QuestExists, RetiredQuest, UnknownQuest
-from domain.values import AmountOrNone, Line, Time, Token, to_ms
+from domain.errors import ClosedForGood, InvalidData, NotDue, QuestExists, RetiredQuest, UnknownQuest
+from domain.values import AmountOrNone, ElapsedMs, Line, Time, Token, to_ms, to_time
 
 # -- names as stored --------------------------------------------------------------------------------------------------
 
 QUEST_PUBLISHED = "quest-published/1"
 QUEST_RETIRED = "quest-retired/1"
+QUEST_CLOSED = "quest-closed/1"
 SUPPLY_TAKEN = "supply-taken/1"
 
 PUBLISH_QUEST = "publish-quest/1"
 RETIRE_QUEST = "retire-quest/1"
+CLOSE_QUEST = "close-quest/1"
 
 # -- parts ------------------------------------------------------------------------------------------------------------
 
@@ -48,7 +50,7 @@ class Rewards(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 # -- events -----------------------------------------------------------------------------------------------------------
 
 
-class QuestPublished(msgspec.Struct, frozen=True, kw_only=True):
+class QuestPublished(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The quest exists from now on and keeps this definition for ever."""
 
     title: Line
@@ -58,12 +60,19 @@ class QuestPublished(msgspec.Struct, frozen=True, kw_only=True):
     closes_at: Time | None
     divisions: tuple[Token, ...]
     supply: int | None
+    attempt_deadline_ms: ElapsedMs | None = None
 
 
 class QuestRetired(msgspec.Struct, frozen=True, kw_only=True):
     """The quest takes nothing any more."""
 
     reason: Line
+
+
+class QuestClosed(msgspec.Struct, frozen=True, kw_only=True):
+    """The window closed and the results are final: nothing that comes later counts, whenever it happened."""
+
+    closes_at: Time
 
 
 class SupplyTaken(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,13 +82,16 @@ class SupplyTaken(msgspec.Struct, frozen=True, kw_only=True):
     taken: int
 
 
-QuestEvent = QuestPublished | QuestRetired | SupplyTaken
+QuestEvent = QuestPublished | QuestRetired | QuestClosed | SupplyTaken
 
 # -- commands ---------------------------------------------------------------------------------------------------------
 
 
 class PublishQuest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Bring a quest into being; times bound what may happen in it, `supply` how many get its badge: the first."""
+    """Bring a quest into being; times bound what may happen in it, `supply` how many get its badge: the first.
+
+    An attempt that is not completed `attempt_deadline_ms` after it was accepted expires.
+    """
 
     title: Line
     steps: Annotated[tuple[Step, ...], msgspec.Meta(max_length=200)] = ()
@@ -88,12 +100,17 @@ class PublishQuest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     closes_at: Time | None = None
     divisions: Annotated[tuple[Token, ...], msgspec.Meta(max_length=64)] = ()
     supply: Annotated[int, msgspec.Meta(ge=1, le=1_000_000_000)] | None = None
+    attempt_deadline_ms: ElapsedMs | None = None
 
 
 class RetireQuest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Take a quest out of play; what was earned stays."""
 
     reason: Line = ""
+
+
+class CloseQuest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Say that a quest's window has closed; a timer says it at `closes_at`."""
 
 
 class TakeSupply(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,6 +129,7 @@ class QuestState(msgspec.Struct, frozen=True, kw_only=True):
 
     published: bool = False
     retired: bool = False
+    closed: bool = False
     step_xp: dict[str, int] = {}
     rewards: Rewards = Rewards()
     opens_at: str | None = None
@@ -121,6 +139,7 @@ class QuestState(msgspec.Struct, frozen=True, kw_only=True):
     divisions: frozenset[str] = frozenset()
     supply: int | None = None
     taken: int = 0
+    attempt_deadline_ms: int | None = None
 
 
 INITIAL = QuestState()
@@ -142,7 +161,10 @@ def evolve(state: QuestState, event: QuestEvent) -> QuestState:
                 closes_at_ms=to_ms(event.closes_at) if event.closes_at else None,
                 divisions=frozenset(event.divisions),
                 supply=event.supply,
+                attempt_deadline_ms=event.attempt_deadline_ms,
             )
+        case QuestClosed():
+            return msgspec.structs.replace(state, closed=True)
         case QuestRetired():
             return msgspec.structs.replace(state, retired=True)
         case SupplyTaken():
@@ -171,6 +193,16 @@ def decide(command: QuestCommand, state: QuestState, quest: str) -> tuple[QuestE
             assert_never(command)
 
 
+def close(state: QuestState, quest: str, at_ms: int) -> tuple[QuestEvent, ...]:
+    """The closing of a quest whose window is over at `at_ms`; raises `Refused`."""
+    require_in_play(state, quest)
+    if state.closes_at is None or state.closes_at_ms is None or at_ms < state.closes_at_ms:
+        what = f"quest {quest}"
+        raise NotDue(what, state.closes_at, to_time(at_ms))
+    require_not_closed(state, quest)
+    return (QuestClosed(closes_at=state.closes_at),)
+
+
 def _publish(command: PublishQuest, state: QuestState, quest: str) -> tuple[QuestEvent, ...]:
     if state.published:
         raise QuestExists(quest)
@@ -197,6 +229,7 @@ def _publish(command: PublishQuest, state: QuestState, quest: str) -> tuple[Ques
             closes_at=command.closes_at,
             divisions=command.divisions,
             supply=command.supply,
+            attempt_deadline_ms=command.attempt_deadline_ms,
         ),
     )
 
@@ -215,3 +248,9 @@ def require_in_play(state: QuestState, quest: str) -> None:
         raise UnknownQuest(quest)
     if state.retired:
         raise RetiredQuest(quest)
+
+
+def require_not_closed(state: QuestState, quest: str) -> None:
+    """Refuse what comes after the closing was recorded."""
+    if state.closed:
+        raise ClosedForGood(quest, str(state.closes_at))

@@ -19,6 +19,9 @@ ElapsedMs = Annotated[int, msgspec.Meta(ge=1, le=315_576_000_000)]
 #: RFC 3339 in UTC with milliseconds, as every stored time is written.
 Time = Annotated[str, msgspec.Meta(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z\Z")]
 
+#: The last moment that a stored time can name, in milliseconds since 1970: the end of the year 9999.
+TIME_MS_LAST = 253_402_300_799_999
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 

@@ -40,9 +40,11 @@ class QuestChange(msgspec.Struct, gc=False):
     accepted: int = 0
     completed: int = 0
     abandoned: int = 0
+    expired: int = 0
     best_ms: int | None = None
     taken: int | None = None
     retired_at: str | None = None
+    closed_at: str | None = None
 
 
 class Writes(msgspec.Struct):
@@ -124,6 +126,12 @@ def _quest_abandoned(writes: Writes, record: Recorded, owner: str, data: player.
     _quest(writes, data.quest).abandoned += 1
 
 
+def _attempt_expired(writes: Writes, record: Recorded, owner: str, data: player.AttemptExpired) -> None:
+    change = AttemptChange("expired", record.event.time, data.steps_reached, None)
+    _attempt(writes, (owner, data.quest, data.attempt), change)
+    _quest(writes, data.quest).expired += 1
+
+
 def _xp_awarded(writes: Writes, _: Recorded, owner: str, data: player.XpAwarded) -> None:
     row = writes.players.get(owner)
     if row is None:
@@ -164,6 +172,10 @@ def _quest_published(writes: Writes, record: Recorded, owner: str, data: quest.Q
 
 def _quest_retired(writes: Writes, record: Recorded, owner: str, _: quest.QuestRetired) -> None:
     _quest(writes, owner).retired_at = record.event.time
+
+
+def _quest_closed(writes: Writes, record: Recorded, owner: str, _: quest.QuestClosed) -> None:
+    _quest(writes, owner).closed_at = record.event.time
 
 
 def _supply_taken(writes: Writes, _: Recorded, owner: str, data: quest.SupplyTaken) -> None:
@@ -208,6 +220,7 @@ _HANDLERS: Final[Mapping[str, Handler]] = {
     player.STEP_REACHED: _step_reached,
     player.QUEST_COMPLETED: _quest_completed,
     player.QUEST_ABANDONED: _quest_abandoned,
+    player.ATTEMPT_EXPIRED: _attempt_expired,
     player.XP_AWARDED: _xp_awarded,
     player.BADGE_AWARDED: _badge_awarded,
     token.TOKENS_MINTED: _tokens_minted,
@@ -216,5 +229,6 @@ _HANDLERS: Final[Mapping[str, Handler]] = {
     token.TOKENS_RECEIVED: _tokens_received,
     quest.QUEST_PUBLISHED: _quest_published,
     quest.QUEST_RETIRED: _quest_retired,
+    quest.QUEST_CLOSED: _quest_closed,
     quest.SUPPLY_TAKEN: _supply_taken,
 }

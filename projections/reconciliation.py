@@ -29,6 +29,7 @@ class ReadModelSums(msgspec.Struct, frozen=True, kw_only=True):
     postings: int
     unbalanced: int
     completed_by_quest: dict[str, int]
+    expired: int = 0
 
 
 class BoardSums(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,6 +84,7 @@ def _counts(models: ReadModelSums, types: Mapping[str, int]) -> Iterator[tuple[s
         ("steps reached", models.steps_reached, player.STEP_REACHED),
         ("completed attempts", models.completed, player.QUEST_COMPLETED),
         ("abandoned attempts", models.abandoned, player.QUEST_ABANDONED),
+        ("expired attempts", models.expired, player.ATTEMPT_EXPIRED),
         ("badges", models.badges, player.BADGE_AWARDED),
     ):
         yield f"{what} in PostgreSQL against {kind} in Iceberg", got, types.get(kind, 0)

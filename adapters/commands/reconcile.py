@@ -69,11 +69,12 @@ def _event_sums(settings: Settings, tenant: str) -> EventSums:
 
 
 def _text(tenant: str, models: ReadModelSums, events: EventSums, differences: list[Difference]) -> str:
+    ended = f"{models.completed:,} completed, {models.abandoned:,} abandoned, {models.expired:,} expired"
     lines = [
         f"{tenant} at event {models.stream_seq:,}",
         f"  events       {events.rows:,} rows, {len(events.types)} types, every row as it was signed",
         f"  players      {models.players:,} with {models.xp:,} XP",
-        f"  attempts     {models.accepted:,}, of which {models.completed:,} completed, {models.abandoned:,} abandoned",
+        f"  attempts     {models.accepted:,}, of which {ended}",
         f"  tokens       {models.balances:,} held by {models.accounts:,} accounts, treasury {models.treasury:,}",
     ]
     if events.altered:

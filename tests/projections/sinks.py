@@ -72,7 +72,8 @@ class ReadModels:
                 "balances": dict(ask("account, balance", "accounts")),
                 "postings": sorted(ask("account, stream_seq, counterparty, amount, reason", "postings")),
                 "quests": {
-                    row[0]: row[1:] for row in ask("quest, title, accepted, completed, abandoned, taken", "quests")
+                    row[0]: row[1:]
+                    for row in ask("quest, title, accepted, completed, abandoned, expired, taken", "quests")
                 },
                 "quest_steps": {row[:2]: row[2] for row in ask("quest, step, reached", "quest_steps")},
             }

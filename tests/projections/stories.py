@@ -23,10 +23,10 @@ from bus.follower import StreamIdentity
 from domain import catalogue
 from domain.catalogue import Key
 from domain.errors import Refused
-from domain.player import AbandonQuest, AcceptQuest, CompleteQuest, ReachStep, RegisterPlayer
-from domain.quest import PublishQuest, RetireQuest, Rewards, Step
+from domain.player import AbandonQuest, AcceptQuest, CompleteQuest, ExpireAttempt, ReachStep, RegisterPlayer
+from domain.quest import CloseQuest, PublishQuest, RetireQuest, Rewards, Step
 from domain.token import MintTokens, SpendTokens, TransferTokens
-from domain.values import to_time
+from domain.values import to_ms, to_time
 
 START_MS = 1_398_088_800_000  # 2014-04-21T14:00:00Z
 STEPS = ("5k", "10k", "half", "40k")
@@ -94,11 +94,11 @@ class Story:
         return [Recorded(record.stream_seq, record.body) for record in self.records[first - 1 : last]]
 
 
-def publish(story, quest="race", supply=None):
+def publish(story, quest="race", supply=None, **more):
     rewards = Rewards(xp=1000, tokens=26, badge="finisher")
     steps = tuple(Step(id=step, xp=10) for step in STEPS)
     command = PublishQuest(
-        title='The "Race" \\ of, 2014', steps=steps, rewards=rewards, divisions=DIVISIONS, supply=supply
+        title='The "Race" \\ of, 2014', steps=steps, rewards=rewards, divisions=DIVISIONS, supply=supply, **more
     )
     return story.tell("quest", quest, command, START_MS - 3_600_000)
 
@@ -114,8 +114,13 @@ def random_story(tenant, seed, events=400, players=25):
     """A stream in which everything happens, in an order that the seed decides."""
     dice = random.Random(seed)
     story = Story(tenant)
-    for quest, supply in (("race", None), ("hunt", 5), ("NULL", None)):
-        publish(story, quest, supply)
+    closes_at = to_time(START_MS + 36 * 3_600_000)
+    for quest, supply, more in (
+        ("race", None, {"closes_at": closes_at}),
+        ("hunt", 5, {}),
+        ("NULL", None, {"attempt_deadline_ms": 1_800_000}),
+    ):
+        publish(story, quest, supply, **more)
     names = [*(f"p{number}" for number in range(players)), "NULL", "treasury"]
     while len(story.records) < events:
         player, quest = dice.choice(names), dice.choice(["race", "hunt", "NULL"])
@@ -127,16 +132,18 @@ def random_story(tenant, seed, events=400, players=25):
                 ReachStep(quest=quest, step=dice.choice(STEPS), elapsed_ms=elapsed),
                 CompleteQuest(quest=quest, elapsed_ms=elapsed),
                 AbandonQuest(quest=quest, reason=dice.choice(["", 'tired\\, "really"'])),
+                ExpireAttempt(quest=quest, attempt=1),
                 MintTokens(amount=dice.randrange(1, 50), reason=dice.choice(["", "gift"])),
                 SpendTokens(amount=dice.randrange(1, 50), reason="a, b"),
                 TransferTokens(recipient=dice.choice(names), amount=dice.randrange(1, 30)),
             ],
-            [4, 4, 5, 3, 1, 2, 2, 3],
+            [4, 4, 5, 3, 1, 1, 2, 2, 3],
         )[0]
         aggregate = "token" if "Tokens" in type(command).__name__ else "player"
         story.tell(aggregate, player, command, START_MS + elapsed)
         if dice.random() < 0.05:
             story.decide_inbox()
+    story.tell("quest", "race", CloseQuest(), to_ms(closes_at))
     story.tell("quest", "hunt", RetireQuest(reason="over"))
     story.decide_inbox()
     return story
@@ -177,6 +184,9 @@ def _fold_one(state, seq, event, owner, data):
     elif kind == "quest-abandoned":
         state["attempts"][attempt][0] = "abandoned"
         state["quests"][data["quest"]]["abandoned"] += 1
+    elif kind == "attempt-expired":
+        state["attempts"][attempt][0] = "expired"
+        state["quests"][data["quest"]]["expired"] += 1
     elif kind == "xp-awarded":
         state["players"][owner][2] += data["amount"]
         state["players"][owner][3] = data["level"]
@@ -184,7 +194,14 @@ def _fold_one(state, seq, event, owner, data):
     elif kind == "badge-awarded":
         state["badges"].add((owner, data["quest"], data["badge"]))
     elif kind == "quest-published":
-        state["quests"][owner] = {"title": data["title"], "accepted": 0, "completed": 0, "abandoned": 0, "taken": 0}
+        state["quests"][owner] = {
+            "title": data["title"],
+            "accepted": 0,
+            "completed": 0,
+            "abandoned": 0,
+            "expired": 0,
+            "taken": 0,
+        }
         state["quest_steps"] |= {(owner, step["id"]): 0 for step in data["steps"]}
     elif kind == "supply-taken":
         state["quests"][owner]["taken"] += 1

@@ -7,7 +7,10 @@ import msgspec
 from bus import snapshots
 
 #: Format -> what the shape of a snapshot was under it. A new shape gets a new format; nothing here is edited.
-SHAPES = {"owner-snapshot/1": "11324feff352ebd503f51832f7dc87cb1aa1e0500bf9fad706297706eec9eb99"}
+SHAPES = {
+    "owner-snapshot/1": "11324feff352ebd503f51832f7dc87cb1aa1e0500bf9fad706297706eec9eb99",
+    "owner-snapshot/2": "e2ef11bd214e75ff8241f2a8e4fe595c64d5dc3a59adb00ddb5076bad8a816d5",
+}
 
 
 def shape():
