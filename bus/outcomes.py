@@ -71,7 +71,7 @@ def refs_of(records: Sequence[Recorded], command_id: str) -> list[EventRef]:
     """The events at the head of `records` that the command led to."""
     refs = []
     for record in records:
-        event: EventEnvelope = record.event
+        event: EventEnvelope = record.stored
         if event.causationid != command_id:
             break
         refs.append(EventRef(event.id, event.type, record.stream_seq))

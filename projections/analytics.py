@@ -46,7 +46,7 @@ class Rows(msgspec.Struct, frozen=True, kw_only=True):
 
 def project(records: Sequence[Recorded]) -> Rows:
     """The rows of the records, in their order."""
-    events = [record.event for record in records]
+    events = [record.stored for record in records]
     subjects = [event.subject.partition("/") for event in events]
     return Rows(
         tenant=[event.tenantid for event in events],
