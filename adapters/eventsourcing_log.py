@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 from eventsourcing.persistence import DataError, IntegrityError, NotSupportedError, OperationalError
 from nats.aio.client import Client
 
-from adapters.eventsourcing_patience import PAUSE_MAX_S, ConnectionLost, Patience, answered, patiently
+from adapters.eventsourcing_patience import ANSWER_WITHIN_S, PAUSE_MAX_S, Patience, Unanswered, answered, patiently
 from adapters.eventsourcing_records import EVENTS, TRACKING, Names, Record, decode, encode, stream_config
 from adapters.jetstream.append import BatchPublisher
 from adapters.jetstream.connection import api
@@ -22,12 +22,13 @@ from bus.ports import Message
 #: What a server takes in one atomic batch unless it is configured otherwise.
 BATCH_MESSAGES_MAX: Final = 1_000
 PAGE_MESSAGES: Final = 1_000
-#: The server ends a page early at this size; a page shorter than half of it ended because nothing more came.
+#: The server ends a page early at this size and one message; one shorter than half of it ended as nothing more came.
 PAGE_BYTES_MAX: Final = 16 * 1024 * 1024
 HEADS_KEPT: Final = 10_000
 HEADS_AT_ONCE: Final = 64
 #: Room for the headers of a message within the server's limit for its size.
 HEADER_BYTES_MAX: Final = 512
+BYTES_PER_S_MIN: Final = 10_000_000
 STREAM_NOT_FOUND: Final = 10059
 #: Settings with which a stream could lose what is recorded.
 FORBIDDEN: Final = ("allow_rollup_hdrs", "allow_msg_ttl", "sealed", "mirror", "sources")
@@ -62,7 +63,7 @@ class RecordLog:
         self._publisher = publisher
         self._stream = names.stream
         self._replicas = replicas
-        # Snapshots may be taken of any past version, events are recorded in the order of their versions (ADR).
+        # Snapshots may be taken of any past version, events are recorded in the order of their versions (ADR 0015).
         self.is_in_order = names.purpose in {EVENTS, TRACKING}
         # Hints, so that a write needs no read before it; what they say is checked by the server.
         self._heads: OrderedDict[str, Head] = OrderedDict()
@@ -110,17 +111,22 @@ class RecordLog:
         if not attempts.is_unknown:
             attempts.since_seq = heads[subject].stream_seq
         try:
-            first_seq = await answered(self._client, self._publisher.append(uuid.uuid4().hex, messages))
-        except (OutcomeUnknown, ConnectionLost):
+            first_seq = await self._publish(messages)
+        except (OutcomeUnknown, Unanswered):
             attempts.is_unknown = True
             raise
         for changed, (offset, highest) in heads_after.items():
             self._remember(changed, Head(first_seq + offset, highest))
         return first_seq
 
+    async def _publish(self, messages: Sequence[Message]) -> int:
+        # To look and send again is safe, so a leader that died is not waited for as long as a slow one might need.
+        within_s = ANSWER_WITHIN_S + sum(len(message.body) for message in messages) / BYTES_PER_S_MIN
+        return await answered(self._client, self._publisher.append(uuid.uuid4().hex, messages), within_s=within_s)
+
     async def last(self, subject_filter: str) -> Found | None:
         """The last record under a filter, from the leader."""
-        found = await patiently(self._client, lambda: last_message(self._client, self._stream, subject_filter))
+        found = await patiently(lambda: self._last_message(subject_filter))
         if found is None:
             return None
         seq, body = found
@@ -148,7 +154,8 @@ class RecordLog:
         async for page in self._pages(subject, head.stream_seq if is_known else 0, is_complete=True):
             found += [r for _, _, r in page if (gt is None or r.version > gt) and (lte is None or r.version <= lte)]
             latest = Head(page[-1][0], page[-1][2].highest)
-            if self.is_in_order and not is_desc and limit is not None and len(found) >= limit:
+            is_enough = not is_desc and limit is not None and len(found) >= limit
+            if self.is_in_order and (is_enough or (lte is not None and page[-1][2].version >= lte)):
                 break
         else:
             if latest is not None:
@@ -161,6 +168,8 @@ class RecordLog:
     ) -> list[Found]:
         """Records in stream order from one sequence to another, both included; all topics when none are given."""
         found: list[Found] = []
+        if limit < 1:
+            return found
         size = PAGE_MESSAGES if topics else min(limit, PAGE_MESSAGES)
         async for page in self._pages(subject_filter, start_seq - 1, size=size):
             within = [item for item in page if stop_seq is None or item[0] <= stop_seq]
@@ -185,7 +194,7 @@ class RecordLog:
 
         async def read(subject: str) -> None:
             async with gate:
-                last = await answered(self._client, last_message(self._client, self._stream, subject))
+                last = await self._last_message(subject)
             found[subject] = NOTHING if last is None else Head(last[0], decode(self._stream, *last).highest)
 
         await asyncio.gather(*(read(subject) for subject in firsts if subject not in found))
@@ -240,8 +249,7 @@ class RecordLog:
             until = last[0] if last is not None else 0
         patience = Patience()
         while True:
-            request = {"seq": after_seq + 1, "batch": size, "max_bytes": PAGE_BYTES_MAX, "next_by_subj": subject_filter}
-            raw = await self._page(request)
+            raw = await self._page({"seq": after_seq + 1, "batch": size, "next_by_subj": subject_filter})
             if raw:
                 after_seq = raw[-1][0]
                 yield [(seq, subject, decode(self._stream, seq, body)) for seq, subject, body in raw]
@@ -255,7 +263,12 @@ class RecordLog:
                 return
 
     async def _page(self, request: dict[str, Any]) -> list[tuple[int, str, bytes]]:
-        return await patiently(self._client, lambda: direct_get(self._client, self._stream, request))
+        sized = request | {"max_bytes": PAGE_BYTES_MAX + self._client.max_payload}
+        return await patiently(lambda: answered(self._client, direct_get(self._client, self._stream, sized)))
+
+    async def _last_message(self, subject_filter: str) -> tuple[int, bytes] | None:
+        asked = last_message(self._client, self._stream, subject_filter)
+        return await answered(self._client, asked, within_s=ANSWER_WITHIN_S)
 
     def _remember(self, subject: str, head: Head) -> None:
         if self._heads.get(subject, NOTHING).stream_seq <= head.stream_seq:
@@ -287,7 +300,7 @@ class RecordReader:
         found: list[Found] = []
         try:
             for seq, message in taken:
-                found.append((seq, message.subject, decode(self._stream, seq, message.data)))  # noqa: PERF401
+                found.append((seq, message.subject, decode(self._stream, seq, message.data)))
         except DataError:
             await self.close()  # the next one begins with what cannot be read
             if not found:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Coroutine
+from math import inf
 from typing import Any, Final, TypeVar
 
 from nats.aio.client import Client
@@ -18,10 +19,12 @@ PATIENCE_S: Final = 30.0
 PAUSE_MIN_S: Final = 0.002
 PAUSE_MAX_S: Final = 0.5
 LOOK_EVERY_S: Final = 0.1
+#: For a short answer, before the same is asked again: a leader that died never answers.
+ANSWER_WITHIN_S: Final = 2.0
 
 
-class ConnectionLost(StoreUnavailable):
-    """The connection on which something was asked is gone, and the answer with it."""
+class Unanswered(StoreUnavailable):
+    """What was asked may have been done, but no answer will come, or none came in time."""
 
 
 class Patience:
@@ -42,8 +45,12 @@ class Patience:
         self._pause_s = min(PAUSE_MAX_S, self._pause_s * 2)
 
 
-async def answered(client: Client, work: Coroutine[Any, Any, T], *, look_every_s: float = LOOK_EVERY_S) -> T:
-    """What the server answers; raises `ConnectionLost` instead of waiting for a connection that is gone."""
+async def answered(
+    client: Client, work: Coroutine[Any, Any, T], *, within_s: float = inf, look_every_s: float = LOOK_EVERY_S
+) -> T:
+    """What the server answers; raises `Unanswered` after `within_s`, or as soon as the connection is gone."""
+    loop = asyncio.get_running_loop()
+    ends_at = loop.time() + within_s
     reconnects = client.stats["reconnects"]
     asked = asyncio.ensure_future(work)
     try:
@@ -51,7 +58,10 @@ async def answered(client: Client, work: Coroutine[Any, Any, T], *, look_every_s
             await asyncio.wait({asked}, timeout=look_every_s)
             if not asked.done() and (not client.is_connected or client.stats["reconnects"] != reconnects):
                 line = "the connection to NATS was lost; it comes back by itself"
-                raise ConnectionLost(line)
+                raise Unanswered(line)
+            if not asked.done() and loop.time() > ends_at:
+                line = f"no answer within {within_s:.1f} s"
+                raise Unanswered(line)
     finally:
         while not asked.done():  # the client may swallow a cancellation: again, until it is heard
             asked.cancel()
@@ -59,12 +69,12 @@ async def answered(client: Client, work: Coroutine[Any, Any, T], *, look_every_s
     return asked.result()
 
 
-async def patiently(client: Client, read: Callable[[], Coroutine[Any, Any, T]]) -> T:
+async def patiently(read: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """What the server answers to a read, which is asked again until the patience is over."""
     patience = Patience()
     while True:
         try:
-            return await answered(client, read())
+            return await read()
         except StoreUnavailable:
             if patience.is_over:
                 raise

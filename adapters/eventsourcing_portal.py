@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import json
 import os
 import threading
 import weakref
@@ -14,16 +15,18 @@ from typing import Any, Final, TypeVar
 import nats.errors
 from eventsourcing.persistence import InterfaceError, OperationalError, ProgrammingError
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 
 from adapters.errors import NotConfigured
 from adapters.jetstream.append import BatchPublisher
 from adapters.jetstream.connection import connect
-from bus.errors import BusError, WrongStream
+from bus.errors import BusError, StoreUnavailable, WrongStream
 
 T = TypeVar("T")
 
 CONNECT_WITHIN_S: Final = 5.0
 CLOSE_WITHIN_S: Final = 10.0
+TEMPORARY: Final = 503
 
 
 class Portal:
@@ -41,7 +44,7 @@ class Portal:
             self.close()
             raise
         self._engine.client = self.client
-        self.publisher = BatchPublisher(self.client)
+        self.publisher = PatientPublisher(self.client)
 
     def call(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of a coroutine; what it raises comes as the library's errors (`PersistenceError`)."""
@@ -81,6 +84,25 @@ class Portal:
     def close(self) -> None:
         """End what runs, close the connection, stop the thread; again: nothing."""
         self._engine.close()
+
+
+class PatientPublisher(BatchPublisher):
+    """Tells a stream that nobody leads for the moment (a failover) from one that refuses a batch."""
+
+    async def _on_answer(self, message: Msg) -> None:
+        waiting = self._waiting.get(message.subject.rpartition(".")[2])
+        if waiting is not None and not waiting.done() and _is_temporary(message.data):
+            line = f"the event store is not ready: {message.data.decode(errors='replace')[:200] or 'no leader answers'}"
+            waiting.set_exception(StoreUnavailable(line))
+        else:
+            await super()._on_answer(message)
+
+
+def _is_temporary(answer: bytes) -> bool:
+    """Whether nobody answered, or the server says 503, its code for what will pass; nothing is stored then."""
+    if not answer:
+        return True
+    return b'"error"' in answer and json.loads(answer)["error"].get("code") == TEMPORARY
 
 
 class _Engine:

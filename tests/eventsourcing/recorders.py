@@ -1,6 +1,7 @@
 """Recorders for tests: on streams of their own, closed when the test ends, with answers that can be lost."""
 
 import contextlib
+import threading
 import uuid
 
 from eventsourcing.persistence import StoredEvent
@@ -53,3 +54,19 @@ class LosesAnswers:
                 await self.meanwhile()
             raise OutcomeUnknown("no acknowledgement, the answer was lost")
         return first_seq
+
+
+class InBackground(threading.Thread):
+    """Runs something until it ends; keeps what it raised."""
+
+    def __init__(self, run):
+        super().__init__()
+        self.raised = None
+        self._run_it = run
+        self.start()
+
+    def run(self):
+        try:
+            self._run_it()
+        except Exception as err:  # noqa: BLE001 # kept, and looked at by the test
+            self.raised = err

@@ -5,10 +5,11 @@ import uuid
 from uuid import UUID
 
 import pytest
-from eventsourcing.application import Application
+from eventsourcing.application import AggregateNotFoundError, Application
 from eventsourcing.domain import Aggregate, event
 from eventsourcing.persistence import IntegrityError, Tracking
 from eventsourcing.popo import POPOTrackingRecorder
+from eventsourcing.system import MultiThreadedRunner, ProcessApplication, System
 from eventsourcing.tests import application as published
 from eventsourcing.tests import projection as published_projections
 from eventsourcing.tests.projection import EventCountersView
@@ -182,3 +183,49 @@ def test_applications_with_any_name_have_stores_of_their_own():
         assert others.recorder.max_notification_id() == 1
         owner = others.repository.get(album_id).owner
     assert owner == "bea"
+
+
+class Tally(Aggregate):
+    def __init__(self, name: str):
+        self.count = 0
+
+    @staticmethod
+    def create_id(name: str) -> UUID:
+        return uuid.uuid5(uuid.NAMESPACE_URL, f"/tallies/{name}")
+
+    @event("Counted")
+    def add(self):
+        self.count += 1
+
+
+class Tallies(ProcessApplication[UUID]):
+    def policy(self, domain_event, processing_event):
+        try:
+            tally = self.repository.get(Tally.create_id(self.name))
+        except AggregateNotFoundError:
+            tally = Tally(self.name)
+        tally.add()
+        processing_event.collect_events(tally)
+
+    def count(self):
+        return self.repository.get(Tally.create_id(self.name)).count
+
+
+class TalliesOfTallies(Tallies):
+    pass
+
+
+def test_a_system_of_applications_follows_one_that_tracks_positions_in_its_own_stream():
+    with MultiThreadedRunner(System(pipes=[[Albums, Tallies, TalliesOfTallies]])) as runner:
+        albums = runner.get(Albums)
+        album_id = albums.open_album("ada")
+        for number in range(20):
+            albums.collect(album_id, str(number))
+        runner.get(Tallies).recorder.wait("Albums", 21, timeout=20)
+        last = runner.get(Tallies).recorder.max_notification_id()
+        runner.get(TalliesOfTallies).recorder.wait("Tallies", last, timeout=20)
+
+        # Each event of an album is one of a tally (the first two), and each of those is followed in turn.
+        assert runner.get(Tallies).count() == 21
+        assert runner.get(TalliesOfTallies).count() == 22
+        assert len(runner.get(Tallies).recorder.select_notifications(None, 100)) == 22

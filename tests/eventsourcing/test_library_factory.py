@@ -24,6 +24,7 @@ from adapters.embedded_probe import free_port
 from adapters.eventsourcing_jetstream import JetStreamFactory
 from adapters.jetstream.connection import api
 from tests.eventsourcing.recorders import Workshop, events, stored
+from tests.platform.source_tree import ROOT
 
 
 @pytest.fixture
@@ -120,10 +121,33 @@ def test_a_program_that_closes_nothing_ends_at_once_and_quietly(workshop):
     env = os.environ | workshop.env | {"PERSISTENCE_MODULE": "adapters.eventsourcing_jetstream"}
 
     ended = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program], env=env, capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-W", "error", "-c", program],
+        env=env,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
     )
 
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "1\n1\n", "")
+
+
+def test_the_program_of_the_documentation_prints_what_it_says(workshop):
+    program = (ROOT / "docs/eventsourcing.md").read_text("utf-8").partition("```python\n")[2].partition("```")[0]
+    env = os.environ | workshop.env | {"PERSISTENCE_MODULE": "adapters.eventsourcing_jetstream"}
+
+    ended = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        env=env,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "2\n", "")
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # Python 3.12 warns of what is tested here

@@ -1,22 +1,20 @@
 """Reading: whole histories whatever their size, subscriptions that wait, end and ride out a server that is away."""
 
 import asyncio
-import threading
 import time
 import uuid
 
 import pytest
-from eventsourcing.persistence import DataError, IntegrityError, InterfaceError, OperationalError, StoredEvent
+from eventsourcing.persistence import DataError, IntegrityError, InterfaceError, StoredEvent
 from eventsourcing.popo import POPOApplicationRecorder
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from adapters import eventsourcing_log, eventsourcing_patience
-from adapters.embedded_servers import NatsServer
+from adapters import eventsourcing_log
 from adapters.jetstream import reader
 from bus.ports import Message
-from tests.eventsourcing.recorders import Workshop, events, stored
+from tests.eventsourcing.recorders import InBackground, Workshop, events, stored
 
 
 @pytest.fixture
@@ -28,22 +26,6 @@ def workshop(settings):
 @pytest.fixture
 def recorder(workshop):
     return workshop.factory().application_recorder()
-
-
-class InBackground(threading.Thread):
-    """Runs something until it ends; keeps what it raised."""
-
-    def __init__(self, run):
-        super().__init__()
-        self.raised = None
-        self._run_it = run
-        self.start()
-
-    def run(self):
-        try:
-            self._run_it()
-        except Exception as err:  # noqa: BLE001 # kept, and looked at by the test
-            self.raised = err
 
 
 def test_a_history_longer_than_a_page_is_read_whole(recorder):
@@ -168,55 +150,6 @@ def test_a_subscription_begins_after_the_given_id_and_keeps_to_its_topics(record
 
     assert received == list(range(92, 1_092, 2))
     assert first == 1
-
-
-@pytest.fixture
-def server(tmp_path):
-    started = NatsServer(tmp_path / "nats", tmp_path / "nats.log", fixed_port=None, keep_open=())
-    started.start()
-    yield started
-    started.stop()
-
-
-def test_inserts_reads_and_a_subscription_ride_out_a_restart_of_the_server(server):
-    received = []
-    with Workshop(server.url) as workshop:
-        recorder = workshop.factory().application_recorder()
-        recorder.insert_events(events("a", 1))
-        subscription = recorder.subscribe(gt=0)
-        follower = InBackground(lambda: received.extend(next(subscription).id for _ in range(41)))
-
-        def restart():
-            server.stop()
-            time.sleep(0.3)
-            server.restart()
-
-        restarting = InBackground(restart)
-        for version in range(2, 42):
-            assert recorder.insert_events(events("a", version)) == [version]
-            time.sleep(0.02)
-        restarting.join(20)
-        follower.join(20)
-
-        assert restarting.raised is None
-        assert stored(recorder, "a") == list(range(1, 42))
-        assert received == list(range(1, 42))
-        subscription.stop()
-
-
-def test_a_server_that_stays_away_is_reported_within_the_patience(server, monkeypatch):
-    monkeypatch.setattr(eventsourcing_patience, "PATIENCE_S", 0.5)
-    with Workshop(server.url) as workshop:
-        recorder = workshop.factory().application_recorder()
-        recorder.insert_events(events("a", 1))
-        server.stop()
-        for _ in range(100):
-            if not recorder._store.portal.client.is_connected:
-                break
-            time.sleep(0.05)
-
-        with pytest.raises(OperationalError, match="these events are not stored"):
-            recorder.insert_events(events("a", 2))
 
 
 def test_work_of_many_threads_shares_one_connection(recorder):
