@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 
 from ledger.audit import AuditReport, audit_log
-from ledger.cli_output import Report, load_policy, progress_bar, read_file
+from ledger.cli_output import Report, load_policy, open_log, progress_bar, read_file
 from ledger.errors import HistoryForked, LedgerError, WrongUse
-from ledger.files import Folder, require
+from ledger.files import Folder, Source, require
 from ledger.history import require_fresh, write_evidence
 from ledger.policy import OpenedCheckpoint, Policy
 from ledger.tiles import CHECKPOINT
@@ -18,7 +18,7 @@ HELP = "compute a published log again: every entry, hash, link, root and month"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("log", type=Path, metavar="LOGDIR", help="folder that holds the log's checkpoint")
+    parser.add_argument("log", metavar="LOG", help="folder or http(s) URL that has the log's checkpoint below it")
     parser.add_argument(
         "--policy", type=Path, required=True, metavar="FILE", help="trust root: keys, witnesses, quorum"
     )
@@ -34,24 +34,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "examples:\n"
         "  tally audit .tally/published/boston --policy boston.policy\n"
-        "  tally audit /mnt/boston --policy boston.policy --remember boston.last --max-age 86400"
+        "  tally audit https://log.example.org/boston --policy boston.policy --jobs 2 --remember boston.last"
     )
 
 
 def run(args: argparse.Namespace) -> int:
     policy = load_policy(args.policy)
-    if not args.log.is_dir():
-        raise WrongUse(f"{args.log} is no folder: name the folder that holds the log's checkpoint")
+    source = open_log(args.log)
     if args.jobs < 1:
         raise WrongUse("--jobs", expected="a number from 1", found=args.jobs)
     known = _remembered(args.remember, policy)
     report = Report(is_json=args.json)
     try:
-        found = _audit(args, policy, known)
+        found = _audit(args, source, policy, known)
     except WrongUse:
         raise
     except LedgerError as err:
         return report.finish(err)
+    finally:
+        source.close()
     for claim in found.claims:
         report.claim(claim)
     if args.remember is not None:
@@ -65,15 +66,14 @@ def _remembered(path: Path | None, policy: Policy) -> OpenedCheckpoint | None:
     return policy.open(f"remembered checkpoint {path}", read_file("remembered checkpoint", path))
 
 
-def _audit(args: argparse.Namespace, policy: Policy, known: OpenedCheckpoint | None) -> AuditReport:
-    folder = Folder(args.log)
+def _audit(args: argparse.Namespace, source: Source, policy: Policy, known: OpenedCheckpoint | None) -> AuditReport:
     progress = None if args.json else progress_bar("audit")
     try:
-        found = audit_log(folder, policy, is_plain=args.plain, known=known, progress=progress, jobs=args.jobs)
+        found = audit_log(source, policy, is_plain=args.plain, known=known, progress=progress, jobs=args.jobs)
     except HistoryForked as err:
         if known is None:
             raise
-        shown = policy.open(CHECKPOINT, require(folder, CHECKPOINT))
+        shown = policy.open(CHECKPOINT, require(source, CHECKPOINT))
         evidence = write_evidence(args.remember, err, known, shown)
         raise HistoryForked(f"{err}; both signed checkpoints are kept in {evidence}") from err
     if args.max_age is not None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ledger.cli_output import Report, load_policy, read_file
+from ledger.cli_output import Report, load_policy, open_log, read_file
 from ledger.encoding import encode_base64
 from ledger.errors import LedgerError, WrongUse
-from ledger.files import Folder, require
+from ledger.files import require
 from ledger.history import prove_extension
 from ledger.reader import LogReader
 from ledger.receipt import Claim, checkpoint_claim
@@ -18,7 +18,7 @@ HELP = "prove that a log extends an older checkpoint of it"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("log", type=Path, metavar="LOGDIR", help="folder that holds the log's checkpoint")
+    parser.add_argument("log", metavar="LOG", help="folder or http(s) URL that has the log's checkpoint below it")
     parser.add_argument(
         "--old", type=Path, required=True, metavar="FILE", help="a checkpoint that was published before"
     )
@@ -34,17 +34,19 @@ def run(args: argparse.Namespace) -> int:
     policy = load_policy(args.policy)
     old_note = read_file("checkpoint", args.old)
     report = Report(is_json=args.json)
-    folder = Folder(args.log)
+    source = open_log(args.log)
     try:
         known = policy.open(f"old checkpoint {args.old.name}", old_note)
         report.claim(checkpoint_claim(known))
-        found = policy.open(CHECKPOINT, require(folder, CHECKPOINT))
+        found = policy.open(CHECKPOINT, require(source, CHECKPOINT))
         report.claim(checkpoint_claim(found))
-        proof = prove_extension(known, found, LogReader(folder, found.checkpoint.tree_size))
+        proof = prove_extension(known, found, LogReader(source, found.checkpoint.tree_size))
     except WrongUse:
         raise
     except LedgerError as err:
         return report.finish(err)
+    finally:
+        source.close()
     report.claim(Claim("consistency", f"the tree of size {found.checkpoint.tree_size} extends {known.checkpoint}"))
     lines = [encode_base64(value) for value in proof]
     if args.proof is not None:

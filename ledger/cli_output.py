@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ledger.errors import LedgerError, WrongUse
+from ledger.files import Folder, Source
+from ledger.months import month_of
 from ledger.policy import Policy, parse_policy
 from ledger.receipt import Claim
+from ledger.remote import Website
 
 
 def read_file(what: str, path: Path) -> bytes:
@@ -23,6 +27,15 @@ def read_file(what: str, path: Path) -> bytes:
 
 def load_policy(path: Path) -> Policy:
     return parse_policy(f"policy {path}", read_file("policy", path))
+
+
+def open_log(text: str) -> Source:
+    """The folder or web address that the command line names; raises `WrongUse`."""
+    if "://" in text:
+        return Website(text, month_of(int(time.time() * 1000)))
+    if not Path(text).is_dir():
+        raise WrongUse(f"{text} is no folder: name the folder or the URL that has the log's checkpoint below it")
+    return Folder(Path(text))
 
 
 class Report:

@@ -1,17 +1,18 @@
-"""The only part of the ledger that touches the disk: read, write, sync, replace, lock.
+"""The only part of the ledger that touches the disk: read, write, sync, replace.
 
 Nothing here retries. After a failed write or sync the caller opens the log anew, from what the last checkpoint covers.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
-from ledger.errors import ObjectMissing, SignerLocked, WrongUse
+from ledger.errors import ObjectMissing, WrongUse
+
+_FRESH: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
 
 
 class Source(Protocol):
@@ -22,6 +23,9 @@ class Source(Protocol):
 
     def names(self, folder: str) -> list[str]:
         """Names in a folder, sorted; empty when there is none."""
+
+    def close(self) -> None:
+        """Let go of connections and open files; reading on opens them again."""
 
 
 def require(source: Source, path: str) -> bytes:
@@ -68,7 +72,7 @@ class Folder:
         """Write a file that nobody reads before a checkpoint covers it; durable after `sync`."""
         target = self.root / path
         self._make_folder(target.parent)
-        descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        descriptor = os.open(target, _FRESH, 0o644)
         self._unsynced.append(descriptor)
         self._write_all(descriptor, data)
 
@@ -88,7 +92,7 @@ class Folder:
         target = self.root / path
         self._make_folder(target.parent)
         draft = target.with_name(f".{target.name}.new")
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+        descriptor = os.open(draft, _FRESH, mode)
         try:
             self._write_all(descriptor, data)
             os.fsync(descriptor)
@@ -114,7 +118,7 @@ class Folder:
             self._known_folders.discard(target)
 
     def close(self) -> None:
-        """Let go of what a failure left open."""
+        """Let go of the files that a failure left open."""
         while self._unsynced:
             os.close(self._unsynced.pop())
 
@@ -139,32 +143,13 @@ class Folder:
 
     @staticmethod
     def _sync_folder(folder: Path) -> None:
+        if not hasattr(os, "O_DIRECTORY"):  # Windows, where auditors may be, has no such thing
+            return
         try:
-            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         except FileNotFoundError:  # it went away again: the last partial of a full tile
             return
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-class Lock:
-    """One active signer for a folder: an advisory lock that the system releases when the process ends."""
-
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as err:
-            os.close(self._descriptor)
-            self._descriptor = -1
-            raise SignerLocked(
-                f"{path.parent} is in use by another signer: stop that one, or let this one wait for it"
-            ) from err
-
-    def release(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1

@@ -62,6 +62,11 @@ def next_month(month: str) -> str:
     return f"{year + number // 12:04d}-{number % 12 + 1:02d}"
 
 
+def previous_month(month: str) -> str:
+    year, number = int(month[:4]), int(month[5:])
+    return f"{year - (number == 1):04d}-{(number - 2) % 12 + 1:02d}"
+
+
 def month_bounds(month: str) -> tuple[str, str]:
     """First instant of a month and of the next one, RFC 3339."""
     return f"{month}-01T00:00:00Z", f"{next_month(month)}-01T00:00:00Z"

@@ -110,6 +110,14 @@ def replay_block(source: Source, block: Block) -> BlockResult:
     return result
 
 
+def _replay_apart(source: Source, block: Block) -> BlockResult:
+    """The same in a process of its own, which has its own connection."""
+    try:
+        return replay_block(source, block)
+    finally:
+        source.close()
+
+
 def compare(reader: LogReader, tile: Tile, computed: Sequence[bytes]) -> None:
     """Compare a file of hashes with what was computed; raises `LogDamaged` naming the first that differs."""
     stored = reader.tile_bytes(tile)
@@ -205,7 +213,7 @@ class Replay:
             waiting: deque[tuple[Block, Future[BlockResult]]] = deque()
             try:
                 for block in self._blocks():
-                    waiting.append((block, pool.submit(replay_block, self._source, block)))
+                    waiting.append((block, pool.submit(_replay_apart, self._source, block)))
                     if len(waiting) >= jobs * BLOCKS_AHEAD:
                         done, future = waiting.popleft()
                         yield done, future.result()

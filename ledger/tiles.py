@@ -127,18 +127,15 @@ def decode_bundle(what: str, data: bytes, width: int) -> list[bytes]:
     append = entries.append
     at, end = 0, len(data)
     try:
-        while at < end:
+        for _ in range(width):
             start = at + 2
             at = start + (data[at] << 8 | data[at + 1])
             append(data[start:at])
     except IndexError:
-        at = end + 1
+        pass
     if at != end or len(entries) != width:
-        raise LogDamaged(
-            what,
-            expected=f"{width} entries to the last byte",
-            found=f"{len(entries)} entries, the last one cut off" if at != end else f"{len(entries)} entries",
-        )
+        problem = f"{at - end} bytes too few" if at > end else f"{end - at} bytes after {len(entries)} entries"
+        raise LogDamaged(what, expected=f"{width} entries to the last byte", found=problem)
     return entries
 
 

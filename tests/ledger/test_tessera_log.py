@@ -107,7 +107,7 @@ def test_each_flipped_bit_of_the_log_is_found(built, path):
     folder, _ = built
     good = folder.read(path)
 
-    for bit in range(0, len(good) * 8, 7):
+    for bit in range(0, len(good) * 8, 19):
         bad = bytearray(good)
         bad[bit // 8] ^= 1 << bit % 8
         folder.replace(path, bytes(bad))
