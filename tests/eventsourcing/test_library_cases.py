@@ -52,10 +52,14 @@ class TestApplicationRecorderWithTextIds(TestApplicationRecorder):
     def new_originator_id(self):
         return f"dog.> * {uuid.uuid4()}"
 
+    test_performance = test_concurrent_no_conflicts = test_concurrent_throughput = None  # the same with any id
+
 
 class TestProcessRecorderAsApplicationRecorder(TestApplicationRecorder):
     def create_recorder(self):
         return self.new_factory().process_recorder()
+
+    test_performance = test_concurrent_throughput = None  # timed above
 
 
 class TestNonInterleavingNotificationIds(OnServer, published.NonInterleavingNotificationIDsBaseCase):

@@ -38,8 +38,18 @@ def open_files():
     return len(list(listed.iterdir())) if listed.is_dir() else 0
 
 
+OLDER = set()
+
+
+@pytest.fixture(autouse=True)
+def _what_other_tests_left():
+    gc.collect()
+    OLDER.clear()
+    OLDER.update(threading.enumerate())
+
+
 def our_threads():
-    return [thread for thread in threading.enumerate() if thread.name.startswith("jetstream ")]
+    return [thread for thread in threading.enumerate() if thread not in OLDER and thread.name.startswith("jetstream ")]
 
 
 def ask(recorder, subject, body):
