@@ -1,1 +1,18 @@
-"""The ledger: bytes in, proofs out; imports nothing of ours."""
+"""The ledger: bytes in, proofs out; imports the standard library and `cryptography`, nothing of ours.
+
+Written to be read by auditors, in this order:
+
+    errors, encoding      what is refused and how it is said; strict numbers, base64, JSON
+    hashing, proofs       RFC 6962 and the chain; inclusion and consistency, no I/O
+    primitives, note,     Ed25519 and ML-DSA-44; signed notes and keys; the signed tree head;
+    checkpoint, policy    the auditors' trust root
+    tiles, files, reader  where hashes and entries stand; reading them from a folder or, with remote, from a web server
+    events, index         what is read of an entry; all events of a subject in a month
+    months                certificates
+    receipt,              evidence about one event; about all events of a subject;
+    completeness, history about what was signed before
+    replay, audit         computing a whole log again
+    cli*                  the program `tally-verify`; build_pyz makes it one file
+
+Only the signer needs: keys, lock, builder, monthbook, writer.
+"""

@@ -36,13 +36,20 @@ MONTHS_AT_ONCE_MAX: Final = 120  # certificates are for ever: a clock that is ye
 class MonthBook:
     """State of the open month; every method takes the last checkpoint signed and its tree head."""
 
-    def __init__(self, folder: Folder, keyring: Keyring, month: str, opening: TreeState) -> None:
+    def __init__(
+        self,
+        folder: Folder,
+        keyring: Keyring,
+        month: str,
+        opening: TreeState,
+        previous: MonthStatement | None = None,
+    ) -> None:
         self._folder = folder
         self._keyring = keyring
         self.month = month
-        self._opening = opening
+        self.opening = opening
         self._opening_counts: Counter[str] = Counter()
-        self._previous: MonthStatement | None = None
+        self._previous = previous
         self._provisional_at_ms: int | None = None
         self._provisional_of = b""
 
@@ -63,7 +70,7 @@ class MonthBook:
             self._folder.replace(path, seal(statement.payload(), self._keyring.certificate_key))
             self._folder.remove(provisional_path(self.month))
             self.month = next_month(self.month)
-            self._opening, self._previous = statement.closing, statement
+            self.opening, self._previous = statement.closing, statement
             self._opening_counts = Counter(head.counts)
             self._provisional_at_ms = None
 
@@ -88,10 +95,10 @@ class MonthBook:
             month=self.month,
             is_provisional=is_provisional,
             previous_digest=None if self._previous is None else self._previous.digest,
-            opening=self._opening,
+            opening=self.opening,
             closing=TreeState(tree_size=head.tree_size, checkpoint=signed.note, link=head.link),
             closing_root=head.root,
-            consistency_proof=tuple(reader.consistency_proof(self._opening.tree_size)),
+            consistency_proof=tuple(reader.consistency_proof(self.opening.tree_size)),
             index=None if is_provisional else self._index(reader, head.tree_size),
             counts={name: count for name, count in counts.items() if count},
             keys=tuple((str(log.key), log.first_size, log.last_size_or_none) for log in policy.logs),
@@ -99,10 +106,10 @@ class MonthBook:
         )
 
     def _index(self, reader: LogReader, end: int) -> IndexHead:
-        first = self._opening.tree_size
+        first = self.opening.tree_size
         return index_head(lambda: reader.entries(first, end), end - first)
 
-    def _count_from(self, start: int, counts: Counter[str], head: TreeHead) -> None:
+    def count_from(self, start: int, counts: Counter[str], head: TreeHead) -> None:
         """Set what was counted before this process, so that differences give the month's numbers."""
         month_counts = counts.copy()
         for _, entry in LogReader(self._folder, head.tree_size).entries(start, head.tree_size):
@@ -131,8 +138,7 @@ def resume_months(folder: Folder, keyring: Keyring, signed: OpenedCheckpoint, he
         path = certificate_path(certified)
         previous = open_month(path, require(folder, path), keyring.policy)
         _require_within(path, previous, folder, signed)
-        book = MonthBook(folder, keyring, next_month(certified), previous.closing)
-        book._previous = previous  # noqa: SLF001 (its factory)
+        book = MonthBook(folder, keyring, next_month(certified), previous.closing, previous)
     elif len(opened) == 1:
         path = provisional_path(opened[0])
         first = open_month(path, require(folder, path), keyring.policy)
@@ -145,7 +151,7 @@ def resume_months(folder: Folder, keyring: Keyring, signed: OpenedCheckpoint, he
             found=f"{len(opened)} provisional roots",
         )
     start, counts = _counted(book, folder, keyring, signed)
-    book._count_from(start, counts, head)  # noqa: SLF001
+    book.count_from(start, counts, head)
     for month, is_provisional in names:
         if is_provisional and month != book.month:
             folder.remove(provisional_path(month))
@@ -168,13 +174,13 @@ def _counted(book: MonthBook, folder: Folder, keyring: Keyring, signed: OpenedCh
     """How far the provisional root has counted the open month, else its opening size and nothing."""
     path = provisional_path(book.month)
     data = folder.read(path)
-    start = book._opening.tree_size  # noqa: SLF001
+    start = book.opening.tree_size
     if data is None:
         return start, Counter()
     try:
         statement = open_month(path, data, keyring.policy)
         size = statement.closing.tree_size
-        is_ours = statement.opening == book._opening and size <= signed.checkpoint.tree_size  # noqa: SLF001
+        is_ours = statement.opening == book.opening and size <= signed.checkpoint.tree_size
         if is_ours and LogReader(folder, signed.checkpoint.tree_size).root(size) == statement.closing_root:
             return size, Counter(statement.counts)
     except LedgerError:  # derived data: counted again from the entries
