@@ -24,6 +24,8 @@ ACK_TIMEOUT_S: Final = 10.0
 CONFLICT_CODES: Final = frozenset({10071, 10164})
 #: Incomplete batch, or one that the server gave up: nothing is stored, the same may be tried again.
 ABANDONED_CODES: Final = frozenset({10176, 10201})
+#: As in HTTP: for a moment there is no leader, or no room.
+UNAVAILABLE: Final = 503
 
 
 class BatchPublisher:
@@ -97,15 +99,16 @@ def frames(batch_id: str, messages: Sequence[Message], reply: str) -> bytes:
 
 
 def _first_seq(body: bytes, count: int) -> int:
-    nobody = {"error": {"err_code": 0, "description": "no stream takes these subjects"}}
-    answer: dict[str, Any] = json.loads(body) if body else nobody
+    if not body:  # no responders: no stream takes these subjects, or its leader is being elected
+        raise OutcomeUnknown("no stream answers for these subjects")
+    answer: dict[str, Any] = json.loads(body)
     error = answer.get("error")
     if error is None:
         return int(answer["seq"]) - count + 1
     code, words = error.get("err_code"), error.get("description")
     if code in CONFLICT_CODES:
         raise Conflict(words)
-    if code in ABANDONED_CODES:
+    if code in ABANDONED_CODES or error.get("code") == UNAVAILABLE:
         message = f"the server gave the batch up ({words}, code {code})"
         raise OutcomeUnknown(message)
     message = f"the event store refused a batch of {count}: {words} (code {code})"

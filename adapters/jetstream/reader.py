@@ -154,10 +154,30 @@ def delivered(reply: str) -> tuple[int, int, str]:
 
 
 async def direct_get(client: Client, stream: str, request: dict[str, Any]) -> list[tuple[int, str, bytes]]:
-    """A batched direct get as (sequence, subject, body); empty when nothing fits. Followers may answer it."""
+    """A batched direct get as (sequence, subject, body); fewer than asked for only when there are no more.
+
+    A server cuts an answer at 64 MB; the rest is asked for here. Followers may answer.
+    """
+    found, pending = await _direct_page(client, stream, request)
+    while pending and len(found) < request.get("batch", MULTI_LAST_MAX):
+        if "multi_last" in request:
+            had = {subject for _, subject, _ in found}
+            rest = {**request, "multi_last": [subject for subject in request["multi_last"] if subject not in had]}
+        else:
+            rest = {**request, "seq": found[-1][0] + 1, "batch": request["batch"] - len(found)}
+            rest.pop("start_time", None)
+        page, pending = await _direct_page(client, stream, rest)
+        found += page
+    return found
+
+
+async def _direct_page(
+    client: Client, stream: str, request: dict[str, Any]
+) -> tuple[list[tuple[int, str, bytes]], int]:
+    """One answer of the server, and how many more messages fit the request."""
     loop = asyncio.get_running_loop()
     found: list[tuple[int, str, bytes]] = []
-    done: asyncio.Future[bool] = loop.create_future()
+    done: asyncio.Future[int] = loop.create_future()
 
     async def on_message(message: Msg) -> None:
         headers = message.headers or {}
@@ -167,7 +187,7 @@ async def direct_get(client: Client, stream: str, request: dict[str, Any]) -> li
         if status is None:
             found.append((int(headers["Nats-Sequence"]), headers["Nats-Subject"], message.data))
         elif status in {"204", "404"}:
-            done.set_result(True)
+            done.set_result(int(headers.get("Nats-Num-Pending", "0")) if found else 0)
         else:
             words = headers.get("Description", "")
             done.set_exception(StoreUnavailable(f"stream {stream} cannot be read directly: {status} {words}"))
@@ -176,13 +196,13 @@ async def direct_get(client: Client, stream: str, request: dict[str, Any]) -> li
     subscription = await client.subscribe(inbox, cb=on_message)
     try:
         await client.publish(f"$JS.API.DIRECT.GET.{stream}", json.dumps(request).encode(), reply=inbox)
-        await answer_to(client, done, API_TIMEOUT_S)
+        pending = await answer_to(client, done, API_TIMEOUT_S)
     except TimeoutError as err:
         message = f"stream {stream} does not answer a direct get"
         raise StoreUnavailable(message) from err
     finally:
         await subscription.unsubscribe()
-    return found
+    return found, pending
 
 
 async def last_seqs(client: Client, stream: str, wanted: Collection[str]) -> dict[str, int]:

@@ -17,6 +17,8 @@ PARTITIONS_DEFAULT: Final = 8
 #: Undecided commands that a tenant may have waiting; a limit in bytes would be reserved on the server's disk.
 COMMANDS_WAITING_MAX: Final = 5_000_000
 PERSIST_ASYNC_REFUSED: Final = 10052
+#: What can take messages out of a stream, or keep them from coming in; only the timers are scheduled.
+FORBIDDEN: Final = ("allow_msg_schedules", "allow_msg_ttl", "allow_rollup_hdrs", "sealed", "mirror", "sources")
 Intake = Literal["fast", "durable"]
 #: Metadata key under which the command stream remembers how many partitions the tenant has.
 PARTITIONS_KEY: Final = "tallyroot.partitions"
@@ -102,6 +104,31 @@ def snapshots_config(tenant: str, replicas: int) -> dict[str, Any]:
     }
 
 
+def timers_config(tenant: str, replicas: int) -> dict[str, Any]:
+    """The stream of timers: one message a timer, which the server moves to another subject when it is due.
+
+    The only stream whose messages may be scheduled and expire: that switches roll-ups on, and purges (FACTS, ADR-51 of
+    NATS). A schedule's target must be a subject of the same stream (code 10190), and `discard: new` is refused.
+    """
+    return {
+        "name": subjects.timers_stream(tenant),
+        "subjects": [subjects.all_timers(tenant)],
+        "retention": "limits",
+        "discard": "old",
+        "max_msgs": -1,
+        "max_bytes": -1,
+        "max_age": 0,
+        "max_msgs_per_subject": 1,
+        "storage": "file",
+        "num_replicas": replicas,
+        "allow_msg_schedules": True,
+        "allow_msg_ttl": True,
+        "allow_rollup_hdrs": True,
+        "allow_atomic": True,
+        "allow_direct": True,
+    }
+
+
 async def create_tenant(
     client: Client,
     tenant: str,
@@ -119,6 +146,7 @@ async def create_tenant(
     for config in (
         dead_config(tenant, replicas),
         snapshots_config(tenant, replicas),
+        timers_config(tenant, replicas),
         commands_config(tenant, partitions, intake, replicas),
         events_config(tenant, replicas),
     ):
@@ -127,8 +155,9 @@ async def create_tenant(
             words = answer["error"].get("description")
             message = f"stream {config['name']} was not created: {words}; a tenant's streams are created once"
             raise WrongStream(message)
-    if is_new:  # snapshots of an event stream that is gone say nothing about the new one
+    if is_new:  # snapshots and timers of an event stream that is gone say nothing about the new one
         await api(client, f"STREAM.PURGE.{subjects.snapshots_stream(tenant)}", {})
+        await api(client, f"STREAM.PURGE.{subjects.timers_stream(tenant)}", {})
     await describe(client, tenant)
     return is_new
 
@@ -146,12 +175,14 @@ async def describe(client: Client, tenant: str) -> Tenant:
     config = commands["config"]
     dead = await stream_info(client, subjects.dead_stream(tenant))
     snapshots = await stream_info(client, subjects.snapshots_stream(tenant))
+    timers = await stream_info(client, subjects.timers_stream(tenant))
     partitions = int((config.get("metadata") or {}).get(PARTITIONS_KEY, "0"))
     intake: Intake = "fast" if config.get("persist_mode") == "async" else "durable"
     replicas = events["config"].get("num_replicas", 1)
     _require(events["config"], events_config(tenant, replicas))
     _require(dead["config"], dead_config(tenant, dead["config"].get("num_replicas", 1)))
     _require(snapshots["config"], snapshots_config(tenant, snapshots["config"].get("num_replicas", 1)))
+    _require(timers["config"], timers_config(tenant, timers["config"].get("num_replicas", 1)))
     _require(config, commands_config(tenant, partitions, intake, config.get("num_replicas", 1)))
     identity = StreamIdentity(events["config"]["name"], events["created"])
     return Tenant(name=tenant, partitions=partitions, intake=intake, events=identity)
@@ -167,7 +198,7 @@ def _require(found: dict[str, Any], wanted: dict[str, Any]) -> None:
                 f"restore the setting before anything runs on it"
             )
             raise WrongStream(message)
-    forbidden = [key for key in ("allow_rollup_hdrs", "allow_msg_ttl", "sealed", "mirror", "sources") if found.get(key)]
+    forbidden = [key for key in FORBIDDEN if found.get(key) and not wanted.get(key)]
     if forbidden:
         message = f"stream {wanted['name']} has {forbidden[0]} set, which can lose history: restore the setting"
         raise WrongStream(message)

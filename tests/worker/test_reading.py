@@ -1,0 +1,58 @@
+"""Reads that are larger than one answer of the server, and reads of what is not there."""
+
+import asyncio
+
+import pytest
+
+from adapters.jetstream.connection import api, connect
+from adapters.jetstream.reader import direct_get, find_event, history, last_message, message_at
+from adapters.jetstream.streams import create_tenant
+from bus.errors import WrongStream
+
+BIG, SMALL = 130, 20
+
+
+def test_an_answer_that_the_server_cuts_by_size_is_read_to_its_end(settings):
+    async def story():
+        client = await connect(settings.nats_url, "test")
+        try:
+            await api(client, "STREAM.CREATE.BIG", {"name": "BIG", "subjects": ["big.*"], "allow_direct": True})
+            for number in range(BIG + SMALL):
+                body = b"x" * 600_000 if number < BIG else b"y"
+                await client.jetstream().publish(f"big.{number}", body)
+            names = [f"big.{number}" for number in range(BIG + SMALL)]
+            last = await direct_get(client, "BIG", {"multi_last": names})
+            first = await direct_get(client, "BIG", {"seq": 1, "batch": 140, "next_by_subj": "big.*"})
+            every = await history(client, "BIG", "big.*")
+            await api(client, "STREAM.DELETE.BIG", {})
+            return [sorted(seq for seq, _, _ in found) for found in (last, first, every)]
+        finally:
+            await client.close()
+
+    last, first, every = asyncio.run(story())
+
+    assert last == every == list(range(1, BIG + SMALL + 1))
+    assert first == list(range(1, 141))
+
+
+def test_what_is_not_there_is_told_apart_from_what_cannot_be_read(settings, tenant):
+    async def story():
+        client = await connect(settings.nats_url, "test")
+        try:
+            await create_tenant(client, tenant)
+            stream = f"EVENTS_{tenant}"
+            nothing = [
+                await message_at(client, stream, 5),
+                await last_message(client, stream, f"tally.evt.{tenant}.a.b"),
+            ]
+            with pytest.raises(WrongStream, match="cannot be read"):
+                await message_at(client, "NOWHERE", 1)
+            with pytest.raises(WrongStream, match=r"wanted <aggregate>"):
+                await find_event(client, tenant, "nonsense")
+            with pytest.raises(WrongStream, match=r"there is no player\.ada\.1"):
+                await find_event(client, tenant, "player.ada.1")
+            return nothing
+        finally:
+            await client.close()
+
+    assert asyncio.run(story()) == [None, None]
