@@ -70,6 +70,8 @@ def audit_log(
     `known`: a checkpoint of an earlier audit, which this log must extend.
     `jobs`: number of processes that hash and parse.
     """
+    # Months before checkpoint: what a live log signs in between is then beyond them, never beneath.
+    require(source, CHECKPOINT)
     months = [] if is_plain else _read_months(source, policy)
     opened = policy.open(CHECKPOINT, require(source, CHECKPOINT))
     replay = Replay(source, opened.checkpoint, is_plain=is_plain)

@@ -172,6 +172,11 @@ def test_the_audit_command_exits_1_and_names_what_does_not_match(damaged, capsys
     assert out.count("\n") == 1
 
 
+def test_a_folder_that_is_no_log_is_named_by_its_missing_checkpoint(published, tmp_path, capsys):
+    assert main(["audit", str(tmp_path), "--policy", str(published.policy_path)]) == 1
+    assert capsys.readouterr().out == "FAILED  checkpoint: expected the file, found none\n"
+
+
 def test_an_older_checkpoint_of_the_same_log_does_not_pass_beside_newer_months(damaged, published):
     november = json.loads(published.folder.read("roots/2026-11.dsse.json"))
     assert november["payloadType"]
