@@ -1,7 +1,7 @@
 # Everything runs in .venv, which is made here with the first Python 3.11 to 3.13 that can (PYTHON=... chooses another).
 .POSIX:
 .SUFFIXES:
-.PHONY: demo test lint bench install lock clean
+.PHONY: demo test lint bench chaos install lock clean
 
 VENV = .venv
 BIN = $(VENV)/bin
@@ -19,6 +19,10 @@ lint: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	@exec $(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY)) $(ARGS)
+
+# Crash tests in full, about 15 minutes; the short form is one of the tests.
+chaos: $(VENV)/.embedded
+	@exec $(BIN)/tally simulate chaos --long $(ARGS)
 
 install: $(VENV)/.embedded
 

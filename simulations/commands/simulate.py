@@ -1,4 +1,4 @@
-"""`tally simulate burst|marathon`: load on a running installation, or on a temporary one."""
+"""`tally simulate burst|marathon|chaos`: load on a running installation, or on a temporary one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 from simulations.installation import EXIT_INTERRUPTED, interruptible
 
-HELP = "put load on an installation and check that nothing was lost: burst, marathon"
+HELP = "put load on an installation and check that nothing was lost: burst, marathon, chaos"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -16,14 +16,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "examples:\n"
         "  tally simulate burst --completions 100000 --clients 3\n"
         "  tally simulate marathon --players 1000 --tenant trial\n"
-        "With an installation up in --data it runs there, else on a temporary one that is gone afterwards."
+        "  tally simulate chaos --seed 7\n"
+        "With an installation up in --data it runs there, else on a temporary one that is gone afterwards.\n"
+        "chaos kills and stops servers and workers of its own, and counts what became of every command."
     )
-    parser.add_argument("what", choices=("burst", "marathon"), help="all at one moment, or the Boston Marathon of 2014")
+    parser.add_argument("what", choices=("burst", "marathon", "chaos"), help="all at once, Boston 2014, or crashes")
     parser.add_argument(
         "--completions", type=_count, default=10_000, metavar="N", help="burst: players (default 10,000)"
     )
     parser.add_argument("--clients", type=_count, default=3, metavar="N", help="burst: client processes (default 3)")
     parser.add_argument("--players", type=_count, metavar="N", help="marathon: only the first N finishers")
+    parser.add_argument("--seed", type=_count, metavar="N", help="chaos: the faults of an earlier run")
+    parser.add_argument("--long", action="store_true", help="chaos: 80 kills and a cluster of three, about 15 minutes")
     parser.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
 
 
@@ -31,6 +35,10 @@ def run(args: argparse.Namespace) -> int:
     """0 when every check holds, 1 when one fails, 130 after Ctrl-C."""
     with interruptible():
         try:
+            if args.what == "chaos":
+                from simulations.chaos_report import chaos
+
+                return chaos(args)
             from simulations.load import simulate
 
             return simulate(args)

@@ -43,7 +43,13 @@ def test_a_history_that_cannot_be_read_is_a_failure_of_the_bus_not_a_group(monke
 def test_a_partition_goes_on_whatever_ended_it(monkeypatch):
     class Partition:
         tenant, number = "t", 1
-        failures = [ZeroDivisionError("made up"), ExceptionGroup("made up", [OSError()]), StoreUnavailable("made up")]
+
+        def __init__(self):
+            self.failures = [
+                ZeroDivisionError("made up"),
+                ExceptionGroup("made up", [OSError()]),
+                StoreUnavailable("made up"),
+            ]
 
         async def run(self):
             if self.failures:
@@ -75,7 +81,9 @@ def test_a_worker_is_seen_again_after_the_server_forgot_who_there_is(settings):
 def test_an_answer_is_not_waited_for_when_the_connection_that_asked_is_lost():
     class Client:
         is_connected = True
-        stats = {"reconnects": 0}
+
+        def __init__(self):
+            self.stats = {"reconnects": 0}
 
     async def story():
         client = Client()
