@@ -64,7 +64,7 @@ def commit_vs_bare(*, rounds: int, size: int) -> Measurement:
     with lab(WORKER) as found:
         bare = Bare(found.settings)
         for number in range(rounds):
-            committed = run_async(_backlog(found, f"backlog-{number}", size))
+            committed = run_async(_backlog(found, number, size))
             bare_rates = bare.rates(committed["first_seq"] - 1, committed["last_seq"])
             done.append(_beside(committed, bare_rates))
         details = found.details()
@@ -77,7 +77,7 @@ def commit_all_running_vs_bare(*, rounds: int, size: int) -> Measurement:
     with lab(None) as found:
         bare = Bare(found.settings)
         for number in range(rounds):
-            committed = run_async(_burst(found, f"burst-{number}", size))
+            committed = run_async(_burst(found, number, size))
             bare_rates = bare.rates(committed["first_seq"] - 1, committed["last_seq"])
             done.append(_beside(committed, bare_rates))
         details = found.details()
@@ -110,10 +110,10 @@ def _measurement(of: str, done: list[dict[str, Any]], size: int, details: dict[s
     )
 
 
-async def _backlog(found: Lab, quest: str, size: int) -> dict[str, Any]:
+async def _backlog(found: Lab, number: int, size: int) -> dict[str, Any]:
     """Load the backlog while the worker stands still, then let it go; it keeps the players in memory meanwhile."""
-    async with clients_of(found.settings, quest, size) as clients:
-        await prepare(clients, size)
+    async with clients_of(found.settings, f"backlog-{number}", size) as clients:
+        await prepare(clients, size, is_new=number == 0)
         events, inboxes = await sizes(found.settings)
         found.pause(WORKER)
         try:
@@ -154,10 +154,10 @@ async def _wait_for(found: Lab, events: int, inboxes: int, wanted: int) -> tuple
     raise TallyError(message)
 
 
-async def _burst(found: Lab, quest: str, size: int) -> dict[str, Any]:
-    progress = Progress(is_quiet=True)
+async def _burst(found: Lab, number: int, size: int) -> dict[str, Any]:
+    progress, quest = Progress(is_quiet=True), f"burst-{number}"
     async with Stores(found.settings, TENANT) as stores, clients_of(found.settings, quest, size) as clients:
-        await prepare(clients, size)
+        await prepare(clients, size, is_new=number == 0)
         async with Sampler(stores) as samples:
             await settled(samples, patience_s=burst.SETTLE_PATIENCE_S)
         cpu = found.cpu()

@@ -82,9 +82,9 @@ def clients_of(settings: Settings, quest: str, size: int, *, ack_every: int = 10
     return Clients(settings.nats_url, TENANT, quest, slices(size, CLIENTS), ack_every=ack_every)
 
 
-async def prepare(clients: Clients, size: int) -> None:
-    """Everybody registered, the quest accepted by all, the completions composed."""
-    await set_up(clients, Progress(is_quiet=True), size)
+async def prepare(clients: Clients, size: int, *, is_new: bool = True) -> None:
+    """Everybody registered (by the first round), the quest accepted by all, the completions composed."""
+    await set_up(clients, Progress(is_quiet=True), size, is_new=is_new)
 
 
 async def sizes(settings: Settings) -> tuple[int, int]:

@@ -32,5 +32,5 @@ def worker_bytes_per_actor(*, rounds: int, size: int) -> Measurement:
 
 async def _play(found: Lab, quest: str, size: int) -> None:
     async with clients_of(found.settings, quest, size) as clients:
-        await prepare(clients, size)
+        await prepare(clients, size, is_new=True)
         await clients.order("complete", at=0.0)

@@ -119,9 +119,11 @@ class Clients:
         return answer
 
 
-async def set_up(clients: Clients, progress: Progress, completions: int) -> None:
-    """Publish the quest, register the players, accept; raises `TallyError` when a command is refused."""
+async def set_up(clients: Clients, progress: Progress, completions: int, *, is_new: bool = True) -> None:
+    """Publish the quest, register the players if they are new, accept; raises `TallyError` when one is refused."""
     for at, (do, title) in enumerate((("quest", "quest"), ("register", "registering"), ("accept", "accepting"))):
+        if do == "register" and not is_new:
+            continue
         progress.show("setting up", at, 3, f"{title} {completions:,}")
         for answer in await clients.order(do, only_first=do == "quest"):
             if answer["refused"] or answer["answered"] != answer["sent"]:
