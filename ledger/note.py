@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Final, Self
 
@@ -31,6 +31,7 @@ PUBLIC_KEY_BYTES: Final = {
 NOTE_BYTES_MAX: Final = 1_000_000
 SIGNATURES_MAX: Final = 100
 _SIGNATURE_MARK: Final = "— "
+_CONTROL: Final = re.compile(r"[\x00-\x09\x0b-\x1f]")
 _KEY_ID: Final = re.compile(r"[0-9a-f]{8}", re.ASCII)
 
 
@@ -41,6 +42,7 @@ class VerifierKey:
     name: str
     algorithm: int
     public: bytes
+    key_id: bytes = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         require_key_name(self.name)
@@ -55,10 +57,8 @@ class VerifierKey:
             )
         if length == ED25519_KEY_BYTES:
             require_strong_ed25519(self.name, self.public)
-
-    @property
-    def key_id(self) -> bytes:
-        return sha256(self.name.encode() + b"\n" + bytes([self.algorithm]) + self.public).digest()[:4]
+        labelled = self.name.encode() + b"\n" + bytes([self.algorithm]) + self.public
+        object.__setattr__(self, "key_id", sha256(labelled).digest()[:4])
 
     @property
     def label(self) -> str:
@@ -141,9 +141,9 @@ def parse_note(what: str, data: bytes) -> Note:
         content = data.decode("utf-8")
     except UnicodeDecodeError as err:
         raise Malformed(what, expected="UTF-8", found=f"byte 0x{data[err.start]:02x} at {err.start}") from err
-    control = next((c for c in content if c < " " and c != "\n"), None)
+    control = _CONTROL.search(content)
     if control is not None:
-        raise Malformed(what, expected="no control character but the newline", found=f"0x{ord(control):02x}")
+        raise Malformed(what, expected="no control character but the newline", found=f"0x{ord(control[0]):02x}")
     text, separator, tail = content.rpartition("\n\n")
     if not separator:
         raise Malformed(what, expected="a text, an empty line and signatures", found="no empty line")
