@@ -38,6 +38,7 @@ COMMANDS: dict[str, str] = {
     "audit": "ledger.cli_audit",
     "roots": "adapters.commands.roots",
     "reconcile": "adapters.commands.reconcile",
+    "rebuild": "adapters.commands.rebuild",
     "keys": "adapters.commands.keys",
 }
 ENTRY_POINTS = "tally.commands"

@@ -20,6 +20,7 @@ from bus import subjects
 from bus.envelope import Recorded
 from bus.errors import BusError, WrongStream
 from bus.follower import Follower, Position, StreamIdentity, leaf_hash
+from projections.errors import Switched
 
 log = logging.getLogger(__name__)
 
@@ -146,6 +147,8 @@ async def keep_following(
             wait_s = 0.5
             await _follow(read, follower, position.stream_seq, stop)
             await follower.close()
+        except Switched as err:
+            log.info("%s of %s: %s", follower.name, tenant, err)
         except Exception as err:
             log.warning("%s of %s: %s: %s; again in %g s", follower.name, tenant, type(err).__name__, err, wait_s)
             log.debug("trace", exc_info=True)
@@ -182,15 +185,19 @@ async def require_on_stream(client: Client, stream: StreamIdentity, name: str, p
     if position.stream_created != stream.created:
         message = (
             f"{name} stands on a stream created {position.stream_created}, {stream.name} was created "
-            f"{stream.created}: rebuild it, or point it at the stream it belongs to"
+            f"{stream.created}: replace it (tally rebuild {name} --accept), or point it at the stream it belongs to"
         )
         raise WrongStream(message)
     found = await message_at(client, stream.name, position.stream_seq)
     if found is None:
         message = (
-            f"{name} is at {position.stream_seq}, {stream.name} does not reach so far: was it restored? rebuild {name}"
+            f"{name} is at {position.stream_seq}, {stream.name} does not reach so far: was it restored? replace it "
+            f"(tally rebuild {name} --accept)"
         )
         raise WrongStream(message)
     if leaf_hash(found[1]) != position.leaf_hash:
-        message = f"{name} is at another event {position.stream_seq} than {stream.name} holds: rebuild {name}"
+        message = (
+            f"{name} is at another event {position.stream_seq} than {stream.name} holds: replace it "
+            f"(tally rebuild {name} --accept)"
+        )
         raise WrongStream(message)

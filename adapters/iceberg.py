@@ -29,7 +29,7 @@ from pyiceberg.types import FixedType, IcebergType, LongType, NestedField, Strin
 from bus.envelope import Recorded
 from bus.follower import Position, StreamIdentity
 from projections import analytics
-from projections.errors import Fenced, Inconsistent, ProjectionError, SinkUnavailable
+from projections.errors import Fenced, Inconsistent, ProjectionError, SinkUnavailable, Switched
 from projections.positions import NOTHING, advance, require_same_stream
 
 CATALOG: Final = "tallyroot"
@@ -42,6 +42,8 @@ COMMIT_AGE_S: Final = 10
 _CREATED: Final = "tallyroot.stream-created"
 _SEQ: Final = "tallyroot.stream-seq"
 _LEAF: Final = "tallyroot.leaf-hash"
+_VERSION: Final = "tallyroot.projection-version"
+_GENERATION: Final = "tallyroot.generation"
 
 _PROPERTIES: Final = {
     "format-version": "2",
@@ -180,14 +182,27 @@ def _make_table(catalog: Catalog, tenant: str, name: tuple[str, str]) -> None:
 
 def position_of(table: Table) -> Position | None:
     """The position in the newest snapshot that has one: maintenance may add snapshots without, events may not."""
+    made = made_of(table)
+    return None if made is None else made[0]
+
+
+def made_of(table: Table) -> tuple[Position, int, str] | None:
+    """The position, the version of the projector and the id of the generation, None before the first commit."""
     snapshot: Snapshot | None = table.current_snapshot()
     while snapshot is not None:
-        summary = snapshot.summary
-        if summary is not None and summary[_SEQ] is not None:
-            return Position(str(summary[_CREATED]), int(str(summary[_SEQ])), str(summary[_LEAF]))
+        found = snapshot.summary
+        if found is not None and found[_SEQ] is not None:
+            position = Position(str(found[_CREATED]), int(str(found[_SEQ])), str(found[_LEAF]))
+            return position, int(str(found[_VERSION] or 1)), str(found[_GENERATION] or "")
         parent = snapshot.parent_snapshot_id
         snapshot = table.snapshot_by_id(parent) if parent is not None else None
     return None
+
+
+def summary_of(position: Position, generation: str) -> dict[str, str]:
+    """What a snapshot says of its position."""
+    summary = {_CREATED: position.stream_created, _SEQ: str(position.stream_seq), _LEAF: position.leaf_hash}
+    return summary | {_VERSION: str(analytics.VERSION), _GENERATION: generation}
 
 
 def batch_of(records: Sequence[Recorded]) -> pa.RecordBatch:
@@ -200,11 +215,11 @@ def batch_of(records: Sequence[Recorded]) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(columns, schema=_ARROW)
 
 
-def append(table: Table, batches: Sequence[pa.RecordBatch], position: Position) -> None:
+def append(table: Table, batches: Sequence[pa.RecordBatch], position: Position, generation: str = "") -> None:
     """One snapshot with the rows, sorted by type, time and sequence, and the position behind them."""
     order = [("event_type", "ascending"), ("time", "ascending"), ("stream_seq", "ascending")]
-    summary = {_CREATED: position.stream_created, _SEQ: str(position.stream_seq), _LEAF: position.leaf_hash}
-    table.append(pa.Table.from_batches(batches, schema=_ARROW).sort_by(order), snapshot_properties=summary)
+    rows = pa.Table.from_batches(batches, schema=_ARROW).sort_by(order)
+    table.append(rows, snapshot_properties=summary_of(position, generation))
 
 
 def _tuning(variable: str, default: int) -> int:
@@ -230,7 +245,8 @@ class AnalyticsFollower:
         self._settings = settings
         self._generation = generation
         self._commit_rows = commit_rows or _tuning("TALLY_ANALYTICS_COMMIT_ROWS", COMMIT_ROWS)
-        self._commit_age_s = commit_age_s or _tuning("TALLY_ANALYTICS_COMMIT_AGE_S", COMMIT_AGE_S)
+        age_s = _tuning("TALLY_ANALYTICS_COMMIT_AGE_S", COMMIT_AGE_S) if commit_age_s is None else commit_age_s
+        self._commit_age_s: float = age_s
         self._table: Table | None = None
         self._forget()
 
@@ -239,7 +255,9 @@ class AnalyticsFollower:
         self._let_go()
         self._table = await asyncio.to_thread(ensure_table, self._settings, tenant, self._generation)
         try:
-            self._committed = require_same_stream(self.name, position_of(self._table), stream)
+            made = made_of(self._table)
+            self._opened = made[2] if made else ""
+            self._committed = require_same_stream(self.name, made[0] if made else None, stream)
         except ProjectionError:
             self._let_go()
             raise
@@ -247,7 +265,7 @@ class AnalyticsFollower:
         return self._committed
 
     async def apply(self, records: Sequence[Recorded]) -> None:
-        """Take the records; commit when enough wait. Raises `OutOfOrder`, `Fenced`, `SinkUnavailable`."""
+        """Take the records; commit when enough wait. Raises `OutOfOrder`, `Fenced`, `Switched`, `SinkUnavailable`."""
         reached = advance(self.name, self._reached, records)
         if reached is self._reached:
             return
@@ -288,7 +306,7 @@ class AnalyticsFollower:
             raise Inconsistent(f"{self.name}: not open; open it first")
         before, after = self._committed, self._reached
         try:
-            await asyncio.to_thread(append, self._table, self._batches, after)
+            await asyncio.to_thread(append, self._table, self._batches, after, self._opened)
         except Exception as err:  # noqa: BLE001 - whatever it was, the table says whether the commit landed
             try:
                 await asyncio.to_thread(self._settle, self._table, before, after, err)
@@ -301,9 +319,12 @@ class AnalyticsFollower:
     def _settle(self, table: Table, before: Position, after: Position, err: Exception) -> None:
         """Find out what became of a failed commit; returns when it landed after all, else raises."""
         try:
-            found = position_of(table.refresh())
+            made = made_of(table.refresh())
         except Exception as again:
             raise unavailable(again) from again
+        found = made[0] if made else None
+        if made is not None and made[2] != self._opened:
+            raise Switched(self.name) from err
         if found == after:
             return
         found_seq = found.stream_seq if found is not None else NOTHING

@@ -10,10 +10,11 @@ import psycopg
 from psycopg import AsyncConnection, sql
 from psycopg.rows import TupleRow, dict_row
 
-from adapters.postgres_schema import LIVE, MIGRATIONS, schema_of
+from adapters.postgres_schema import MIGRATIONS, schema_of
 from bus.follower import Position, StreamIdentity
 from projections import read_models
-from projections.errors import ProjectionError, SinkUnavailable
+from projections.errors import ProjectionError, SinkUnavailable, Switched
+from projections.generations import LIVE
 from projections.positions import require_same_stream
 
 CONNECT_TIMEOUT_S: Final = 10
@@ -87,15 +88,20 @@ async def migrate(connection: Connection, tenant: str, generation: str = LIVE) -
             await connection.execute("INSERT INTO migrations (version) VALUES (%s)", [version])
 
 
-async def open_position(connection: Connection, stream: StreamIdentity) -> Position:
-    """The position of the read models, made at 0 when there is none; raises `ForeignPosition`."""
+async def open_position(connection: Connection, stream: StreamIdentity) -> tuple[Position, str]:
+    """The position of the read models, made at 0 when there is none, and the id of their generation.
+
+    Raises `ForeignPosition`.
+    """
     await connection.execute(
-        "INSERT INTO position (projection, stream_created, stream_seq, leaf_hash) VALUES (%s, %s, 0, '') "
+        "INSERT INTO position (projection, stream_created, stream_seq, leaf_hash, version) VALUES (%s, %s, 0, '', %s) "
         "ON CONFLICT DO NOTHING",
-        [read_models.NAME, stream.created],
+        [read_models.NAME, stream.created, read_models.VERSION],
     )
     stored = await stored_position(connection)
-    return require_same_stream(read_models.NAME, stored, stream)
+    cursor = await connection.execute("SELECT generation FROM position WHERE projection = %s", [read_models.NAME])
+    found = await cursor.fetchone()
+    return require_same_stream(read_models.NAME, stored, stream), found[0] if found else ""
 
 
 async def stored_position(connection: Connection) -> Position | None:
@@ -107,14 +113,15 @@ async def stored_position(connection: Connection) -> Position | None:
     return Position(*found) if found else None
 
 
-async def move_position(connection: Connection, before: Position, after: Position) -> int | None:
+async def move_position(connection: Connection, before: Position, after: Position, generation: str) -> int | None:
     """Move the position inside of a transaction; returns None, or where it stands when it is not at `before`.
 
-    The row stays locked until the transaction ends: a second copy waits here and then finds it moved.
+    The row stays locked until the transaction ends: a second copy waits here and then finds it moved. Raises
+    `Switched` when another generation is there now.
     """
     cursor = await connection.execute(
-        "UPDATE position SET stream_seq = %s, leaf_hash = %s, applied_at = now() "
-        "WHERE projection = %s AND stream_created = %s AND stream_seq = %s AND leaf_hash = %s",
+        "UPDATE position SET stream_seq = %s, leaf_hash = %s, applied_at = now() WHERE projection = %s "
+        "AND stream_created = %s AND stream_seq = %s AND leaf_hash = %s AND generation = %s AND retired_at IS NULL",
         [
             after.stream_seq,
             after.leaf_hash,
@@ -122,22 +129,33 @@ async def move_position(connection: Connection, before: Position, after: Positio
             before.stream_created,
             before.stream_seq,
             before.leaf_hash,
+            generation,
         ],
     )
     if cursor.rowcount == 1:
         return None
-    stored = await stored_position(connection)
-    return stored.stream_seq if stored else 0
+    cursor = await connection.execute(
+        "SELECT stream_seq, generation FROM position WHERE projection = %s", [read_models.NAME]
+    )
+    found = await cursor.fetchone()
+    if found is not None and found[1] != generation:
+        raise Switched(read_models.NAME)
+    return found[0] if found else 0
 
 
 @asynccontextmanager
-async def reading(settings: PostgresSettings, tenant: str) -> AsyncIterator[Connection]:
-    """A connection for queries that see one moment; its failures come as `SinkUnavailable`."""
-    connection = await connect(settings, tenant)
+async def reading(settings: PostgresSettings, tenant: str, generation: str = LIVE) -> AsyncIterator[Connection]:
+    """A connection for queries that see one moment of one generation; its failures come as `SinkUnavailable`.
+
+    The lock comes before the snapshot: a generation that goes live waits for who reads, and who comes later sees it
+    as it is then. (A snapshot from before would show the new tables half filled.)
+    """
+    connection = await connect(settings, tenant, generation)
     try:
         async with connection:
             await connection.set_autocommit(False)
             await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            await connection.execute("LOCK TABLE position IN ACCESS SHARE MODE")
             yield connection
     except psycopg.Error as err:
         raise unavailable(err) from err
@@ -152,9 +170,11 @@ async def rows(connection: Connection, query: str, arguments: list[Any] | dict[s
 
 async def read_position(settings: PostgresSettings, tenant: str) -> Position | None:
     """Where the read models stand, None before the first event; raises `SinkUnavailable`."""
-    async with reading(settings, tenant) as connection:
-        try:
+    try:
+        async with reading(settings, tenant) as connection:
             stored = await stored_position(connection)
-        except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
+    except SinkUnavailable as err:
+        if isinstance(err.__cause__, (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName)):
             return None
+        raise
     return stored if stored is not None and stored.stream_seq else None

@@ -10,11 +10,11 @@ from typing import Any, Final
 import psycopg
 
 from adapters import postgres
-from adapters.postgres_schema import LIVE
 from bus.envelope import Recorded
 from bus.follower import Position, StreamIdentity
 from projections import read_models
 from projections.errors import Fenced, Inconsistent, ProjectionError
+from projections.generations import LIVE
 from projections.positions import advance
 from projections.read_models import TREASURY, Writes, array
 
@@ -89,7 +89,7 @@ class ReadModelFollower:
         self._connection = connection = await postgres.connect(self._settings, tenant, self._generation)
         try:
             await postgres.migrate(connection, tenant, self._generation)
-            self._position = await postgres.open_position(connection, stream)
+            self._position, self._opened = await postgres.open_position(connection, stream)
         except psycopg.Error as err:
             await self.close()
             raise postgres.unavailable(err) from err
@@ -101,7 +101,7 @@ class ReadModelFollower:
     async def apply(self, records: Sequence[Recorded]) -> None:
         """Commit rows and position together, but never between the two halves of a transfer.
 
-        Raises `OutOfOrder`, `Fenced`, `Inconsistent`, `SinkUnavailable`; then nothing of the batch is there.
+        Raises `OutOfOrder`, `Fenced`, `Switched`, `Inconsistent`, `SinkUnavailable`; then nothing of it is there.
         """
         waiting = [*self._held, *records] if self._held else records
         whole = read_models.whole_movements(waiting)
@@ -128,7 +128,7 @@ class ReadModelFollower:
             raise Inconsistent(message)
         try:
             async with self._connection.transaction():
-                found = await postgres.move_position(self._connection, self._position, after)
+                found = await postgres.move_position(self._connection, self._position, after, self._opened)
                 if found is not None:
                     raise Fenced(self.name, self._position.stream_seq, found)
                 async with self._connection.cursor() as cursor:
@@ -137,7 +137,7 @@ class ReadModelFollower:
         except psycopg.errors.UniqueViolation as err:
             message = (
                 f"{self.name}: a row of the events after {self._position.stream_seq} is already there ({_key(err)}); "
-                "something else changed the read models: empty the schema and let them be filled again"
+                "something else changed the read models: replace them (tally rebuild readmodels --accept)"
             )
             raise Inconsistent(message) from err
         except psycopg.Error as err:
@@ -187,7 +187,7 @@ async def _update(cursor: Any, statement: str, wanted: int, columns: Iterable[It
         table = statement.split()[1 if statement.lstrip().startswith("UPDATE") else 2]
         message = (
             f"{read_models.NAME}: {cursor.rowcount} of {wanted} rows of {table} were there; "
-            "something else changed the read models: empty the schema and let them be filled again"
+            "something else changed the read models: replace them (tally rebuild readmodels --accept)"
         )
         raise Inconsistent(message)
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 from hashlib import sha256
 from typing import Final
 
+from projections.generations import LIVE
+
 IDENTIFIER_BYTES_MAX: Final = 63
 PREFIX: Final = "tally_"
-LIVE: Final = ""
 
 MIGRATIONS: Final = (
     """
@@ -101,6 +102,13 @@ MIGRATIONS: Final = (
     ALTER TABLE attempts ADD CONSTRAINT attempts_status_check
         CHECK (status IN ('accepted', 'completed', 'abandoned', 'expired'));
     ALTER TABLE quests ADD COLUMN expired bigint NOT NULL DEFAULT 0, ADD COLUMN closed_at timestamptz;
+    """,
+    """
+    ALTER TABLE position
+        ADD COLUMN version integer NOT NULL DEFAULT 1,
+        ADD COLUMN generation text NOT NULL DEFAULT gen_random_uuid()::text,
+        ADD COLUMN retired_at timestamptz;
+    COMMENT ON COLUMN position.generation IS 'a follower goes on only in the generation that it opened';
     """,
 )
 

@@ -2,13 +2,16 @@
 
 Keys of a tenant share the hash tag `{tally:<tenant>}`, so that a cluster keeps them in one slot:
     {tally:boston}:boards:live                  name of the generation that readers see; absent: 1
-    {tally:boston}:boards:1:position            hash: stream_created, stream_seq, leaf_hash
+    {tally:boston}:boards:previous              the one that they saw before
+    {tally:boston}:boards:hold                  while it is there (seconds), the live generation stands still
+    {tally:boston}:boards:1:position            hash: stream_created, stream_seq, leaf_hash, version of the projector
     {tally:boston}:boards:1:members:<metric>    hash: player -> member
     {tally:boston}:boards:1:board:<board>       sorted set: member -> score
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Iterable, Sequence
 from typing import Any, Final, Protocol, Self, cast
 
@@ -21,18 +24,27 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from bus.envelope import Recorded
 from bus.follower import Position, StreamIdentity
 from projections import leaderboards
-from projections.errors import Fenced, NotFound, ProjectionError, SinkUnavailable
+from projections.errors import Fenced, NotFound, ProjectionError, SinkUnavailable, Switched
+from projections.generations import LIVE
 from projections.leaderboards import XP, Board, Scores, quest_metric
 from projections.positions import advance, require_same_stream
 from projections.reconciliation import BoardSums
 
 FIRST_GENERATION: Final = "1"
 DEADLINE_S: Final = 10.0
+HELD_LOOK_S: Final = 0.05
+# What the script answers.
+_APPLIED, _SWITCHED, _HELD = 1, 2, 3
 
-# KEYS: position, then the keys that the writes refer to by index. ARGV: the expected position (created, seq, hash), the
-# new one, the writes in MessagePack: [[members key, players, members, [[board key, scores, indexes of players]..]]..].
+# KEYS: position, live, hold, then the keys that the writes refer to by index. ARGV: the expected position (created,
+# seq, hash), the new one, the writes in MessagePack: [[members key, players, members, [[board key, scores, indexes of
+# players]..]]..], the generation if it must be the live one (else ''), the projector's version.
 # A player's former member leaves a board in the same step. 3,500 pairs stay below Lua's limit of 8,000 values a call.
 _APPLY: Final = """
+if ARGV[8] ~= '' then
+  if (redis.call('GET', KEYS[2]) or '1') ~= ARGV[8] then return {2, '0'} end
+  if redis.call('EXISTS', KEYS[3]) == 1 then return {3, '0'} end
+end
 local stored = redis.call('HMGET', KEYS[1], 'stream_created', 'stream_seq', 'leaf_hash')
 if (stored[1] or ARGV[1]) ~= ARGV[1] or (stored[2] or '0') ~= ARGV[2] or (stored[3] or '') ~= ARGV[3] then
   return {0, stored[2] or '0'}
@@ -69,6 +81,7 @@ for _, metric in ipairs(cmsgpack.unpack(ARGV[7])) do
   end
 end
 redis.call('HSET', KEYS[1], 'stream_created', ARGV[4], 'stream_seq', ARGV[5], 'leaf_hash', ARGV[6])
+redis.call('HSETNX', KEYS[1], 'version', ARGV[9])
 return {1, ARGV[5]}
 """
 
@@ -112,6 +125,16 @@ class Keys(msgspec.Struct, frozen=True):
         return f"{{tally:{self.tenant}}}:boards:live"
 
     @property
+    def previous(self) -> str:
+        """The generation that was live before."""
+        return f"{{tally:{self.tenant}}}:boards:previous"
+
+    @property
+    def hold(self) -> str:
+        """While it is there, the live generation stands still."""
+        return f"{{tally:{self.tenant}}}:boards:hold"
+
+    @property
     def prefix(self) -> str:
         """What all keys of the generation begin with."""
         return f"{{tally:{self.tenant}}}:boards:{self.generation}:"
@@ -130,7 +153,7 @@ class Keys(msgspec.Struct, frozen=True):
         return f"{self.prefix}board:{board}"
 
 
-class _Script:
+class Script:
     """A script called by its digest; loaded when the server does not know it (restart, failover, flush)."""
 
     def __init__(self, client: redis.Redis, text: str) -> None:
@@ -172,7 +195,7 @@ def unavailable(err: RedisError) -> ProjectionError:
 
 def pack(keys: Keys, scores: Scores) -> tuple[list[str], bytes]:
     """The keys that the scores touch, and the writes for the script."""
-    touched = [keys.position]
+    touched = [keys.position, keys.live, keys.hold]
     metrics = []
     for metric, by_player in scores.items():
         touched.append(keys.members(metric))
@@ -194,7 +217,13 @@ def pack(keys: Keys, scores: Scores) -> tuple[list[str], bytes]:
     return touched, msgspec.msgpack.encode(metrics)
 
 
-async def _stored_position(client: redis.Redis, keys: Keys) -> Position | None:
+async def live_keys(client: redis.Redis, tenant: str) -> Keys:
+    """The keys of the generation that readers see."""
+    live = await client.get(Keys(tenant).live)
+    return Keys(tenant) if live is None else Keys(tenant, str(live))
+
+
+async def stored_position(client: redis.Redis, keys: Keys) -> Position | None:
     found = await cast("Awaitable[dict[str, str]]", client.hgetall(keys.position))
     if not found:
         return None
@@ -202,11 +231,11 @@ async def _stored_position(client: redis.Redis, keys: Keys) -> Position | None:
 
 
 class LeaderboardFollower:
-    """Feeds the leaderboards of one tenant."""
+    """Feeds the leaderboards of one tenant: the live generation, or the one that is named."""
 
     name = leaderboards.NAME
 
-    def __init__(self, settings: RedisSettings, generation: str = FIRST_GENERATION) -> None:
+    def __init__(self, settings: RedisSettings, generation: str = LIVE) -> None:
         self._settings = settings
         self._generation = generation
         self._client: redis.Redis | None = None
@@ -215,10 +244,11 @@ class LeaderboardFollower:
         """Connect; returns the position stored with the boards. Raises `ForeignPosition`, `SinkUnavailable`."""
         await self.close()
         self._client = connect(self._settings)
-        self._keys = Keys(tenant, self._generation)
-        self._apply = _Script(self._client, _APPLY)
+        self._apply = Script(self._client, _APPLY)
         try:
-            stored = await _stored_position(self._client, self._keys)
+            named = Keys(tenant, self._generation)
+            self._keys = await live_keys(self._client, tenant) if self._generation == LIVE else named
+            stored = await stored_position(self._client, self._keys)
             self._position = require_same_stream(self.name, stored, stream)
         except RedisError as err:
             await self.close()
@@ -229,7 +259,10 @@ class LeaderboardFollower:
         return self._position
 
     async def apply(self, records: Sequence[Recorded]) -> None:
-        """Write the scores and the new position, both or neither. Raises `OutOfOrder`, `Fenced`, `SinkUnavailable`."""
+        """Write the scores and the new position, both or neither.
+
+        Raises `OutOfOrder`, `Fenced`, `Switched`, `SinkUnavailable`.
+        """
         before = self._position
         after = advance(self.name, before, records)
         if after is before:
@@ -237,11 +270,18 @@ class LeaderboardFollower:
         touched, writes = pack(self._keys, leaderboards.project(records))
         moved = (before.stream_created, before.stream_seq, before.leaf_hash)
         moved_to = (after.stream_created, after.stream_seq, after.leaf_hash)
+        must_be_live = self._keys.generation if self._generation == LIVE else ""
+        arguments = (*moved, *moved_to, writes, must_be_live, leaderboards.VERSION)
         try:
-            done, found = await self._apply(touched, (*moved, *moved_to, writes))
+            done, found = await self._apply(touched, arguments)
+            while done == _HELD:  # a rebuild compares: seconds
+                await asyncio.sleep(HELD_LOOK_S)
+                done, found = await self._apply(touched, arguments)
         except RedisError as err:
             raise unavailable(err) from err
-        if not done:
+        if done == _SWITCHED:
+            raise Switched(self.name)
+        if done != _APPLIED:
             raise Fenced(self.name, before.stream_seq, int(found))
         self._position = after
 
@@ -258,10 +298,11 @@ class LeaderboardFollower:
 class Boards:
     """The leaderboards of one tenant as people and services read them."""
 
-    def __init__(self, settings: RedisSettings, tenant: str) -> None:
+    def __init__(self, settings: RedisSettings, tenant: str, generation: str = LIVE) -> None:
         self._client = connect(settings)
         self._tenant = tenant
-        self._around = _Script(self._client, _AROUND)
+        self._generation = generation
+        self._around = Script(self._client, _AROUND)
 
     async def __aenter__(self) -> Self:
         return self
@@ -272,7 +313,7 @@ class Boards:
     async def position(self) -> Position | None:
         """Where the live generation stands, None before the first event."""
         try:
-            return await _stored_position(self._client, await self._keys())
+            return await stored_position(self._client, await self._keys())
         except RedisError as err:
             raise unavailable(err) from err
 
@@ -331,9 +372,9 @@ class Boards:
         return total
 
     async def _keys(self) -> Keys:
-        keys = Keys(self._tenant)
-        live = await self._client.get(keys.live)
-        return keys if live is None else Keys(self._tenant, str(live))
+        if self._generation == LIVE:
+            return await live_keys(self._client, self._tenant)
+        return Keys(self._tenant, self._generation)
 
 
 def _standing(board: Board, at: int, member: str, score: int) -> Standing:

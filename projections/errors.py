@@ -3,6 +3,8 @@
 ProjectionError
   OutOfOrder        a batch does not follow the position: something was skipped or sent twice
   Fenced            another copy of the projector moved the position in the meantime
+  Switched          another generation went live: open again and go on with that one
+  RebuildRefused    a rebuild cannot begin, or its result is not what it must be
   ForeignPosition   the position belongs to another stream
   Inconsistent      the sink does not hold what its position says that it holds
   SinkUnavailable   the sink's server does not answer, or refuses
@@ -36,13 +38,24 @@ class Fenced(ProjectionError):
         )
 
 
+class Switched(ProjectionError):
+    """The generation that was followed is no longer the live one."""
+
+    def __init__(self, projection: str) -> None:
+        super().__init__(f"{projection}: another generation is live now; open again, it goes on from there")
+
+
+class RebuildRefused(ProjectionError):
+    """A rebuild, a rollback or a past state that cannot be."""
+
+
 class ForeignPosition(ProjectionError):
     """The sink was filled from another stream than the one that is there now."""
 
     def __init__(self, projection: str, stream: str, found: str, wanted: str) -> None:
         super().__init__(
             f"{projection}: filled from a stream created {found}, but {stream} was created {wanted}; "
-            "it belongs to another stream: restore that stream, or empty this projection and start again"
+            f"it belongs to another stream: restore that stream, or replace it (tally rebuild {projection} --accept)"
         )
 
 

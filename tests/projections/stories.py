@@ -110,7 +110,7 @@ def finish(story, player, elapsed_ms, *, quest="race", divisions=("runners",)):
     return story.tell("player", player, CompleteQuest(quest=quest, elapsed_ms=elapsed_ms), START_MS + elapsed_ms)
 
 
-def random_story(tenant, seed, events=400, players=25):
+def random_story(tenant, seed, events=400, players=25, minutes=600):
     """A stream in which everything happens, in an order that the seed decides."""
     dice = random.Random(seed)
     story = Story(tenant)
@@ -124,7 +124,7 @@ def random_story(tenant, seed, events=400, players=25):
     names = [*(f"p{number}" for number in range(players)), "NULL", "treasury"]
     while len(story.records) < events:
         player, quest = dice.choice(names), dice.choice(["race", "hunt", "NULL"])
-        elapsed = dice.randrange(1, 60) * 600_000
+        elapsed = dice.randrange(1, minutes // 10) * 600_000
         command = dice.choices(
             [
                 RegisterPlayer(region=dice.choice(["USA", None]), cohort=dice.choice(["c1", None])),

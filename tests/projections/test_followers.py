@@ -207,9 +207,9 @@ def test_a_commit_to_iceberg_that_fails_is_looked_at_before_anything_else(settin
         story = random_story(tenant, seed=19)
         append, failures = iceberg.append, []
 
-        def fail(table, batches, position):
+        def fail(table, batches, position, generation):
             if landed:
-                append(table, batches, position)
+                append(table, batches, position, generation)
             failures.append(position)
             raise ConnectionError("the catalog went away")
 

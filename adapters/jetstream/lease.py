@@ -1,0 +1,110 @@
+"""Who may do what only one may do at a time: a lease in a stream that forgets who does not renew it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Final
+
+import nats.errors
+from nats.aio.client import Client
+
+from adapters.jetstream.connection import API_TIMEOUT_S, api
+from adapters.jetstream.reader import last_message
+from bus.errors import BusError, WrongStream
+
+STREAM: Final = "TALLY_LEASES"
+_PREFIX: Final = "tally.leases."
+FORGOTTEN_AFTER_S: Final = 12.0
+RENEWED_EVERY_S: Final = 3.0
+NAME_IN_USE: Final = 10058
+#: The last sequence of the subject is not the one that was named: somebody else has the lease.
+TAKEN_CODES: Final = frozenset({10071, 10164})
+
+
+class LeaseTaken(BusError):
+    """Somebody else holds the lease."""
+
+    def __init__(self, what: str, holder: str) -> None:
+        super().__init__(
+            f"{what} is already under way ({holder}); wait for it (one that was killed is forgotten after "
+            f"{FORGOTTEN_AFTER_S:g} s)"
+        )
+
+
+class LeaseLost(BusError):
+    """The lease was not renewed in time, and somebody else may have it."""
+
+
+@asynccontextmanager
+async def lease(client: Client, name: str, what: str, holder: str) -> AsyncIterator[None]:
+    """Hold the lease `name` (tokens with dots between) while the block runs; it is ended when the lease is lost.
+
+    Raises `LeaseTaken`, `LeaseLost`. A hint for people and never the fence: what is done under it is fenced by itself.
+    """
+    await _ensure_stream(client)
+    subject = f"{_PREFIX}{name}"
+    seq = await _publish(client, subject, holder, 0)
+    if seq is None:
+        found = await last_message(client, STREAM, subject)
+        raise LeaseTaken(what, found[1].decode() if found else "just ended")
+    working = asyncio.current_task()
+    lost = False
+
+    async def renew() -> None:
+        nonlocal seq, lost
+        while seq is not None:
+            await asyncio.sleep(RENEWED_EVERY_S)
+            with suppress(nats.errors.Error, TimeoutError):
+                seq = await _publish(client, subject, holder, seq)
+        lost = True
+        if working is not None:
+            working.cancel()
+
+    renewing = asyncio.create_task(renew())
+    try:
+        yield
+    except asyncio.CancelledError as err:
+        if lost:
+            raise LeaseLost(f"{what}: not renewed in time, another one may run now; this one has ended") from err
+        raise
+    finally:
+        renewing.cancel()
+        with suppress(asyncio.CancelledError):
+            await renewing
+        if not lost:
+            with suppress(BusError):
+                await api(client, f"STREAM.PURGE.{STREAM}", {"filter": subject})
+
+
+async def _ensure_stream(client: Client) -> None:
+    config = {
+        "name": STREAM,
+        "subjects": [f"{_PREFIX}>"],
+        "retention": "limits",
+        "discard": "old",
+        "max_age": int(FORGOTTEN_AFTER_S * 1e9),
+        "duplicate_window": int(1e9),
+        "max_msgs_per_subject": 1,
+        "storage": "memory",
+        "num_replicas": 1,
+        "allow_direct": True,
+    }
+    answer = await api(client, f"STREAM.CREATE.{STREAM}", config)
+    if "error" in answer and answer["error"].get("err_code") != NAME_IN_USE:
+        raise WrongStream(f"stream {STREAM} was not created: {answer['error'].get('description')}")
+
+
+async def _publish(client: Client, subject: str, holder: str, expected: int) -> int | None:
+    """The new sequence, None when the subject's last one is not the expected one."""
+    headers = {"Nats-Expected-Last-Subject-Sequence": str(expected)}
+    reply = await client.request(subject, holder.encode(), timeout=API_TIMEOUT_S, headers=headers)
+    answer = json.loads(reply.data)
+    error = answer.get("error")
+    if error is None:
+        return int(answer["seq"])
+    if error.get("err_code") in TAKEN_CODES:
+        return None
+    raise WrongStream(f"lease {subject} was not taken: {error.get('description')}")

@@ -1,0 +1,188 @@
+"""Generations of the read models: one schema each; the switch renames two of them in one transaction."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import psycopg
+from psycopg import sql
+
+from adapters import postgres
+from adapters.postgres_readmodels import ReadModelFollower
+from adapters.postgres_schema import schema_of
+from bus.follower import Position
+from projections import read_models
+from projections.errors import RebuildRefused, SinkUnavailable
+from projections.generations import LIVE, PREVIOUS, Standing, State
+
+#: Tables that say how far and how, not what.
+_BESIDES: Final = ("position", "migrations")
+SWITCH_TRIES: Final = 5
+SWITCH_LOCK_MS: Final = 2_000
+_SWAP: Final = "swap"
+
+_TABLES: Final = """
+SELECT relname FROM pg_class JOIN pg_namespace AS n ON n.oid = relnamespace
+WHERE nspname = %s AND relkind IN ('r', 'p') AND NOT relispartition AND relname <> ALL (%s) ORDER BY relname
+"""
+# A row is hashed in PostgreSQL's own text form, in UTC; four 64-bit words of SHA-256 are summed, each modulo 2^64.
+_HASH: Final = """
+SELECT count(*), {sums} FROM (SELECT sha256(convert_to(t::text, 'UTF8')) AS h FROM {table} AS t) AS hashed
+"""
+_WORD: Final = (
+    "mod(coalesce(sum(('x' || encode(substr(h, {first}, 8), 'hex'))::bit(64)::bigint::numeric), 0), {modulus})"
+)
+_MODULUS: Final = 1 << 64
+
+
+class ReadModelGenerations:
+    """The generations of one tenant's read models."""
+
+    name = read_models.NAME
+    version = read_models.VERSION
+
+    def __init__(self, settings: postgres.PostgresSettings, tenant: str) -> None:
+        self._settings = settings
+        self._tenant = tenant
+
+    async def prepare(self) -> None:
+        """Bring the live schema forward: what is compared and switched must have the same tables."""
+        async with self._connected(LIVE) as connection:
+            await postgres.migrate(connection, self._tenant)
+
+    async def follower(self, generation: str) -> ReadModelFollower:
+        """What feeds a generation that is not live; the previous one is retired, until it is wanted again."""
+        if generation == PREVIOUS:
+            async with self._connected(PREVIOUS) as connection:
+                if not await self._exists(connection, PREVIOUS):
+                    raise RebuildRefused(f"{self.name} of {self._tenant} has no previous generation to go back to")
+                await connection.execute("UPDATE position SET retired_at = NULL")
+        return ReadModelFollower(self._settings, generation)
+
+    async def standing(self, generation: str) -> Standing | None:
+        """Where a generation stands; None when there is none."""
+        async with self._connected(generation) as connection:
+            if not await self._exists(connection, generation):
+                return None
+            return await _standing(connection)
+
+    async def state(self, generation: str) -> State:
+        """What a generation holds, at one moment."""
+        async with self.at_rest(generation) as state:
+            return state
+
+    def live_at_rest(self) -> Any:
+        """What the live generation holds at one moment; it goes on meanwhile, the snapshot does not."""
+        return self.at_rest(LIVE)
+
+    @asynccontextmanager
+    async def at_rest(self, generation: str) -> AsyncIterator[State]:
+        """What a generation holds at one moment."""
+        try:
+            async with postgres.reading(self._settings, self._tenant, generation) as connection:
+                await connection.execute("SET LOCAL statement_timeout = 0; SET LOCAL timezone = 'UTC'")
+                state = await self._state(connection, generation)
+        except psycopg.Error as err:
+            raise postgres.unavailable(err) from err
+        yield state
+
+    async def switch(self, generation: str, feed: Callable[[int], Awaitable[None]]) -> None:
+        """Let a generation go live; `feed` is told how far it must come. Raises `RebuildRefused`."""
+        await self._analyse(generation)
+        for _ in range(SWITCH_TRIES):
+            try:
+                async with self._connected(LIVE) as connection, connection.transaction():
+                    await self._switch(connection, generation, feed)
+            except SinkUnavailable as err:
+                if not isinstance(err.__cause__, (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected)):
+                    raise
+                await asyncio.sleep(0.2)
+                continue
+            return
+        raise RebuildRefused(
+            f"{self.name} of {self._tenant} is read without a pause of {SWITCH_LOCK_MS / 1000:g} s; the live one goes "
+            "on, end long queries and try again"
+        )
+
+    async def drop(self, generation: str) -> None:
+        """Remove a generation that is not live."""
+        async with self._connected(LIVE) as connection:
+            await connection.execute(_sql("DROP SCHEMA IF EXISTS {} CASCADE", self._schema(generation)))
+
+    async def _switch(
+        self, connection: postgres.Connection, generation: str, feed: Callable[[int], Awaitable[None]]
+    ) -> None:
+        """In one transaction: the follower waits while the other comes as far, readers wait for the renaming only."""
+        if not await self._exists(connection, generation):
+            raise RebuildRefused(f"{self.name} of {self._tenant} has no {generation} generation to go to")
+        await connection.execute(f"SET LOCAL lock_timeout = {SWITCH_LOCK_MS}")
+        await connection.execute(_sql("LOCK TABLE {}.position IN EXCLUSIVE MODE", self._schema(LIVE)))
+        standing = await _standing(connection)
+        await feed(standing.position.stream_seq if standing else 0)
+        await connection.execute(_sql("LOCK TABLE {}.position IN ACCESS EXCLUSIVE MODE", self._schema(LIVE)))
+        await connection.execute("UPDATE position SET retired_at = now()")
+        await connection.execute(_sql("UPDATE {}.position SET retired_at = NULL", self._schema(generation)))
+        if generation == PREVIOUS:
+            await self._rename(connection, PREVIOUS, _SWAP)
+            generation = _SWAP
+        await connection.execute(_sql("DROP SCHEMA IF EXISTS {} CASCADE", self._schema(PREVIOUS)))
+        await self._rename(connection, LIVE, PREVIOUS)
+        await self._rename(connection, generation, LIVE)
+
+    async def _rename(self, connection: postgres.Connection, old: str, new: str) -> None:
+        await connection.execute(_sql("ALTER SCHEMA {} RENAME TO {}", self._schema(old), self._schema(new)))
+
+    async def _analyse(self, generation: str) -> None:
+        """Statistics for the planner, before somebody asks."""
+        async with self._connected(generation) as connection:
+            for table in await self._tables(connection, generation):
+                await connection.execute(_sql("ANALYZE {}", table))
+
+    async def _state(self, connection: postgres.Connection, generation: str) -> State:
+        standing = await _standing(connection)
+        rows, hashes = {}, {}
+        sums = ", ".join(_WORD.format(first=first, modulus=_MODULUS) for first in (1, 9, 17, 25))
+        for table in await self._tables(connection, generation):
+            statement = sql.SQL(_HASH).format(sums=sql.SQL(sums), table=sql.Identifier(table))
+            found = await (await connection.execute(statement)).fetchone()
+            count, *words = found or (0,)
+            rows[table], hashes[table] = count, "".join(f"{int(word) % _MODULUS:016x}" for word in words)
+        seq = standing.position.stream_seq if standing else 0
+        version = standing.version if standing else self.version
+        return State(stream_seq=seq, version=version, rows=rows, hashes=hashes)
+
+    async def _tables(self, connection: postgres.Connection, generation: str) -> list[str]:
+        cursor = await connection.execute(_TABLES, [self._schema(generation), list(_BESIDES)])
+        return [name for (name,) in await cursor.fetchall()]
+
+    async def _exists(self, connection: postgres.Connection, generation: str) -> bool:
+        cursor = await connection.execute("SELECT to_regclass(%s)", [f'"{self._schema(generation)}".position'])
+        found = await cursor.fetchone()
+        return found is not None and found[0] is not None
+
+    def _schema(self, generation: str) -> str:
+        return schema_of(self._tenant, generation)
+
+    @asynccontextmanager
+    async def _connected(self, generation: str) -> AsyncIterator[postgres.Connection]:
+        connection = await postgres.connect(self._settings, self._tenant, generation)
+        try:
+            async with connection:
+                yield connection
+        except psycopg.Error as err:
+            raise postgres.unavailable(err) from err
+
+
+async def _standing(connection: postgres.Connection) -> Standing | None:
+    cursor = await connection.execute(
+        "SELECT stream_created, stream_seq, leaf_hash, version FROM position WHERE projection = %s", [read_models.NAME]
+    )
+    found = await cursor.fetchone()
+    return None if found is None else Standing(position=Position(*found[:3]), version=found[3])
+
+
+def _sql(text: str, *names: str) -> sql.Composed:
+    return sql.SQL(text).format(*(sql.Identifier(name) for name in names))
