@@ -21,6 +21,12 @@ MEASUREMENTS: Final = {
     "commit_all_running_vs_bare": "benchmarks.commits:commit_all_running_vs_bare",
     "accept_rate": "benchmarks.intake:accept_rate",
     "burst_1700": "benchmarks.intake:burst_1700",
+    "commit_vs_eventsourcing_postgres": "benchmarks.eventsourcing_postgres:commit_vs_eventsourcing_postgres",
+    "workers_1_2_4": "benchmarks.scaling:workers_1_2_4",
+    "cold_vs_warm": "benchmarks.cold:cold_vs_warm",
+    "hot_quest_vs_ordinary": "benchmarks.hot:hot_quest_vs_ordinary",
+    "command_p99_ms_at_2000": "benchmarks.latency:command_p99_ms_at_2000",
+    "intake_durable_vs_fast": "benchmarks.intake_modes:intake_durable_vs_fast",
     "worker_bytes_per_actor": "benchmarks.memory:worker_bytes_per_actor",
 }
 

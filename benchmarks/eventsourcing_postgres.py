@@ -1,0 +1,173 @@
+"""The commit rate beside the same completion in the `eventsourcing` library on PostgreSQL."""
+
+from __future__ import annotations
+
+import time
+from importlib.util import find_spec
+from statistics import median
+from typing import Any, Final, NamedTuple
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
+from adapters.errors import TallyError
+from benchmarks.backlog import Done, work_off
+from benchmarks.crew import SERVERS_ONLY, Crew
+from benchmarks.lab import Lab, lab
+from benchmarks.measurement import Measurement
+from benchmarks.programs import Programs
+from simulations.burst import slices
+from simulations.installation import run_async
+from simulations.machine import cpu_seconds
+
+COMPLETIONS_MAX: Final = 2_000
+EVENTS_PER_PLAYER: Final = 7  # registered, accepted, completed, XP, badge; opened, minted
+START_IN_S: Final = 0.5
+MUST_BE_ON: Final = ("fsync", "synchronous_commit", "full_page_writes")
+#: All of them are options that the library documents. The fastest with one client is the baseline.
+OPTIONS: Final[dict[str, dict[str, str]]] = {
+    "defaults": {},
+    "aggregates in memory": {
+        "AGGREGATE_CACHE_MAXSIZE": "1000000",
+        "AGGREGATE_CACHE_FASTFORWARD": "n",
+        "DEEPCOPY_FROM_AGGREGATE_CACHE": "n",
+    },
+}
+OPTIONS["aggregates in memory, database functions"] = {
+    **OPTIONS["aggregates in memory"],
+    "POSTGRES_ENABLE_DB_FUNCTIONS": "y",
+}
+CLIENTS: Final = (1, 2, 4)
+
+
+class Theirs(NamedTuple):
+    """A run of the library's application."""
+
+    options: str
+    clients: int
+    per_second: float
+    clients_cpu_s: float
+
+
+def commit_vs_eventsourcing_postgres(*, rounds: int, size: int) -> Measurement:
+    """Our completions/s from a backlog with one worker over theirs with one client, at its fastest options."""
+    with lab(SERVERS_ONLY) as found:
+        theirs = min(size, COMPLETIONS_MAX)
+        return commit_vs_eventsourcing_postgres_on(found, rounds=rounds, size=size, theirs=theirs)
+
+
+def commit_vs_eventsourcing_postgres_on(found: Lab, *, rounds: int, size: int, theirs: int) -> Measurement:
+    """On servers that run; ours and theirs take turns, the worker gone while they run."""
+    if find_spec("psycopg_pool") is None:
+        message = "the eventsourcing library needs psycopg-pool for PostgreSQL: pip install psycopg-pool"
+        raise TallyError(message)
+    settings = _require_durable(found)
+    ours: list[Done] = []
+    one_client: list[list[Theirs]] = []
+    many_clients: list[list[Theirs]] = []
+    for number in range(rounds):
+        with Crew(found) as crew:
+            ours.append(run_async(work_off(found, crew, f"beside-postgres-{number}", size)))
+        singles = [run_async(_theirs(found, options, 1, theirs, number)) for options in OPTIONS]
+        best = max(singles, key=lambda one: one.per_second)
+        one_client.append(singles)
+        many = [run_async(_theirs(found, best.options, clients, theirs, number)) for clients in CLIENTS if clients > 1]
+        many_clients.append([best, *many])
+    details = {
+        "completions": size,
+        "completions_eventsourcing": theirs,
+        "events_per_completion": 4,
+        "postgres": settings,
+        "options": OPTIONS,
+        **found.details(),
+    }
+    return as_measurement(ours, one_client, many_clients, details)
+
+
+def as_measurement(
+    ours: list[Done], one_client: list[list[Theirs]], many_clients: list[list[Theirs]], details: dict[str, Any]
+) -> Measurement:
+    """Ratios per round, the median of them; theirs is the best of its options in that round."""
+    best_of_one = [max(one.per_second for one in singles) for singles in one_client]
+    best_of_all = [max(one.per_second for one in many) for many in many_clients]
+    return Measurement(
+        value=round(_ratio(ours, best_of_one), 2),
+        unit="times eventsourcing",
+        of="completions of a backlog by one warm worker; baseline: the same completion in the eventsourcing library on "
+        "PostgreSQL, completions/s of one client",
+        baseline=round(median(best_of_one), 1),
+        details={
+            "completions_per_second": round(median(one.per_second for one in ours), 1),
+            "ratio_to_best_of_1_2_4_clients": round(_ratio(ours, best_of_all), 2),
+            "eventsourcing_per_second": {
+                str(many[0].clients): round(median(one.per_second for one in many), 1)
+                for many in zip(*many_clients, strict=True)
+            },
+            "one_client_per_second_by_options": {
+                same[0].options: round(median(one.per_second for one in same), 1)
+                for same in zip(*one_client, strict=True)
+            },
+            "rounds": [
+                {
+                    "ours": done.as_json(),
+                    "one_client": [one._asdict() for one in singles],
+                    "clients": [one._asdict() for one in many],
+                }
+                for done, singles, many in zip(ours, one_client, many_clients, strict=True)
+            ],
+            **details,
+        },
+    )
+
+
+def _ratio(ours: list[Done], theirs: list[float]) -> float:
+    return median(done.per_second / rate for done, rate in zip(ours, theirs, strict=True))
+
+
+def _require_durable(found: Lab) -> dict[str, str]:
+    """What PostgreSQL is set to; raises `TallyError` unless a commit waits for the disk, as ours does."""
+    names = (*MUST_BE_ON, "wal_sync_method", "shared_buffers", "server_version")
+    with psycopg.connect(found.settings.postgres_dsn) as connection:
+        rows = connection.execute("SELECT name, setting FROM pg_settings WHERE name = ANY(%s)", [list(names)])
+        settings: dict[str, str] = dict(rows.fetchall())
+    if off := [name for name in MUST_BE_ON if settings.get(name) != "on"]:
+        message = f"PostgreSQL has {', '.join(off)} off: the comparison would be worthless"
+        raise TallyError(message)
+    return settings
+
+
+async def _theirs(found: Lab, options: str, clients: int, completions: int, number: int) -> Theirs:
+    prefix = f"r{number}-{list(OPTIONS).index(options)}-{clients}"
+    arguments = [
+        ["--prefix", prefix, "--first", str(share.first), "--count", str(share.players)]
+        for share in slices(completions, clients)
+    ]
+    environ = {**_environ(found.settings.postgres_dsn), **OPTIONS[options]}
+    environ["CREATE_TABLE"] = "y" if clients == 1 else "n"  # one client went before, and several at once collide
+    async with Programs("eventsourcing_client", arguments, environ) as programs:
+        await programs.order("set-up")
+        cpu = _cpu(programs)
+        answers = await programs.order("complete", at=time.time() + START_IN_S)
+        used = _cpu(programs) - cpu
+    if (events := sum(answer["events"] for answer in answers)) != EVENTS_PER_PLAYER * completions:
+        message = f"eventsourcing stored {events:,} events of {completions:,} players, wanted {EVENTS_PER_PLAYER} each"
+        raise TallyError(message)
+    took_s = max(answer["ended"] for answer in answers) - min(answer["began"] for answer in answers)
+    return Theirs(options, clients, round(completions / took_s, 1), round(used, 2))
+
+
+def _cpu(programs: Programs) -> float:
+    return sum(cpu_seconds(pid) or 0.0 for pid in programs.pids)
+
+
+def _environ(dsn: str) -> dict[str, str]:
+    """How the library is told of a database."""
+    where = conninfo_to_dict(dsn)
+    return {
+        "PERSISTENCE_MODULE": "eventsourcing.postgres",
+        "POSTGRES_DBNAME": str(where["dbname"]),
+        "POSTGRES_HOST": str(where["host"]),
+        "POSTGRES_PORT": str(where["port"]),
+        "POSTGRES_USER": str(where["user"]),
+        "POSTGRES_PASSWORD": str(where["password"]),
+    }

@@ -1,0 +1,78 @@
+"""Each measurement runs to its end on real servers; in tiny sizes only what it counts is told, its figure is not."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+
+import pytest
+
+from benchmarks.__main__ import MEASUREMENTS
+from benchmarks.cold import cold_vs_warm_on
+from benchmarks.crew import SERVERS_ONLY
+from benchmarks.eventsourcing_postgres import commit_vs_eventsourcing_postgres_on
+from benchmarks.hot import hot_quest_vs_ordinary_on
+from benchmarks.intake_modes import intake_durable_vs_fast_on
+from benchmarks.lab import lab
+from benchmarks.latency import command_p99_ms_at_2000_on
+from benchmarks.scaling import workers_1_2_4_on
+
+SIZE = 40
+
+
+@pytest.fixture(scope="module")
+def found():
+    with lab(SERVERS_ONLY) as servers:
+        yield servers
+
+
+def test_every_measurement_in_the_table_is_there():
+    for place in MEASUREMENTS.values():
+        module, _, function = place.partition(":")
+
+        assert callable(getattr(importlib.import_module(module), function))
+
+
+def test_both_modes_of_intake_take_commands(found):
+    measured = intake_durable_vs_fast_on(found, rounds=1, size=SIZE)
+
+    assert measured.value > 0
+    assert set(measured.details["commands_per_second"]) == {"fast", "durable"}
+
+
+def test_a_worker_that_was_restarted_works_the_backlog_off(found):
+    measured = cold_vs_warm_on(found, rounds=1, size=SIZE)
+
+    assert measured.value > 0
+    assert set(measured.details["ratio"]) == {"sigterm", "sigkill"}
+
+
+def test_two_workers_work_the_backlog_off(found):
+    measured = workers_1_2_4_on(found, rounds=1, size=SIZE, counts=(1, 2))
+
+    assert measured.value >= 1
+    assert set(measured.details["ratio"]) == {"1", "2"}
+
+
+def test_a_limited_supply_goes_to_the_first(found):
+    measured = hot_quest_vs_ordinary_on(found, rounds=1, size=SIZE, counts=(1,))
+
+    assert measured.value > 0
+    assert set(measured.details["ratio"]) == {"supply 1, 1 worker", "supply 20, 1 worker"}
+
+
+def test_every_command_of_the_open_loop_is_answered(found):
+    measured = command_p99_ms_at_2000_on(found, rounds=1, size=SIZE)
+
+    assert measured.value > 0
+    assert set(measured.details["latency_ms"]) == {"worker only", "everything running"}
+    assert measured.details["fsync_ms_before_and_after"][0]["p50"] > 0
+
+
+@pytest.mark.skipif(importlib.util.find_spec("psycopg_pool") is None, reason="psycopg-pool is not installed")
+def test_the_library_on_postgres_stores_the_same_completions(found):
+    measured = commit_vs_eventsourcing_postgres_on(found, rounds=1, size=SIZE, theirs=8)
+
+    assert measured.value > 0
+    assert set(measured.details["eventsourcing_per_second"]) == {"1", "2", "4"}
+    assert measured.details["postgres"]["fsync"] == "on"
