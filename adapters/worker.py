@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 OWNERS_MAX: Final = 400_000
 RESTART_WAIT_MIN_S: Final = 0.25
-RESTART_WAIT_MAX_S: Final = 5.0
+RESTART_WAIT_MAX_S: Final = 2.0
 #: A partition that ran for so long begins again with the shortest wait.
 RAN_WELL_S: Final = 10.0
 #: What a partition meets when the server is away; anything else is logged with its traceback.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Final
 
@@ -63,13 +64,15 @@ class Membership:
     async def beat(self) -> None:
         """Be seen for a few more seconds, with the tenants that one serves (none named: all).
 
-        The stream lives in memory: after a restart of the server it is made anew.
+        The stream lives in memory: after a restart of the server it is made anew, and everybody gets the time to be
+        seen before somebody takes himself for the only one.
         """
         try:
             await self._client.request(f"{_PREFIX}{self._id}", self._serves, timeout=BEAT_WITHIN_S)
         except nats.errors.NoRespondersError:
             await self._create()
             await self._client.request(f"{_PREFIX}{self._id}", self._serves, timeout=BEAT_WITHIN_S)
+            await asyncio.sleep(1.5 * BEAT_S)
 
     async def members(self) -> dict[str, frozenset[str] | None]:
         """Every worker that was seen lately and the tenants that it serves (None: all)."""
