@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from nats.aio.client import Client
 
-from adapters import iceberg, postgres, redis_boards
+from adapters import iceberg, postgres, redis_boards, timers
 from adapters.jetstream import streams
 from adapters.jetstream.connection import connect
 from adapters.jetstream.reader import message_at, stream_info
@@ -27,6 +27,7 @@ PROJECTIONS: dict[str, Callable[[Settings, str], Awaitable[Position | None]]] = 
     "leaderboards": redis_boards.read_position,
     "readmodels": postgres.read_position,
     "analytics": iceberg.read_position,
+    "timers": timers.read_position,
 }
 
 
@@ -94,7 +95,7 @@ async def _tenant(client: Client, settings: Settings, tenant: str) -> TenantStat
 async def _projector(name: str, settings: Settings, tenant: str) -> FollowerStatus:
     try:
         position = await PROJECTIONS[name](settings, tenant)
-    except ProjectionError as err:
+    except (ProjectionError, BusError) as err:
         return FollowerStatus(name=name, problem=str(err))
     return FollowerStatus(name=name, stream_seq=position.stream_seq if position else 0)
 

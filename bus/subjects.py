@@ -136,6 +136,36 @@ def watermark(tenant: str, partition: int | str) -> str:
     return f"tally.snap.{tenant}.{partition}"
 
 
+def timers_stream(tenant: str) -> str:
+    """Name of the stream that holds a tenant's timers until they are due."""
+    return f"TIMERS_{tenant}"
+
+
+def all_timers(tenant: str) -> str:
+    """Filter of everything in a tenant's timer stream."""
+    return f"tally.timer.{tenant}.>"
+
+
+def timer(tenant: str, key: str) -> str:
+    """Subject under which a timer waits; one message each."""
+    return f"tally.timer.{tenant}.set.{key}"
+
+
+def timer_due(tenant: str, key: str) -> str:
+    """Subject to which the server moves a timer when its time has come."""
+    return f"tally.timer.{tenant}.due.{key}"
+
+
+def timer_key(tenant: str, subject: str) -> str:
+    """The key of a timer from either of its subjects."""
+    return subject[len(timer(tenant, "")) :]
+
+
+def timers_position(tenant: str) -> str:
+    """Subject of the position up to which the events have set and ended timers."""
+    return f"tally.timer.{tenant}.position"
+
+
 def query(tenant: str, *tokens: str) -> str:
     """Subject of a query service."""
     return ".".join(("tally.q", tenant, *tokens))

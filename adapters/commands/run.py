@@ -25,7 +25,7 @@ from adapters.worker import OWNERS_MAX, Worker
 from bus.errors import BusError, WrongStream
 from bus.follower import Follower
 
-HELP = "run one process: worker, signer, leaderboards, readmodels, analytics, or several followers together"
+HELP = "run one process: worker, signer, leaderboards, readmodels, analytics, timers, or several followers together"
 
 log = logging.getLogger(__name__)
 
@@ -36,13 +36,14 @@ FOLLOWERS: Final[dict[str, tuple[str, str, tuple[str, ...]]]] = {
     "leaderboards": ("adapters.redis_boards", "LeaderboardFollower", ("redis_url",)),
     "readmodels": ("adapters.postgres_readmodels", "ReadModelFollower", ("postgres_dsn",)),
     "analytics": ("adapters.iceberg", "AnalyticsFollower", ("iceberg_catalog_uri", "iceberg_warehouse")),
+    "timers": ("adapters.timers", "TimersFollower", ("nats_url",)),
 }
 TENANTS_EVERY_S: Final = 1.0
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """`GROUP` is what the process hosts, separated by commas."""
-    parser.epilog = "example:\n  tally run worker\n  tally run signer,leaderboards,readmodels,analytics"
+    parser.epilog = "example:\n  tally run worker\n  tally run signer,leaderboards,readmodels,analytics,timers"
     parser.add_argument("group", metavar="GROUP", help=f"of: {', '.join((WORKER, *FOLLOWERS))}; commas between")
     parser.add_argument(
         "--owners-max",

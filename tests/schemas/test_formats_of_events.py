@@ -58,6 +58,7 @@ def test_the_order_of_the_keys_is_the_order_of_the_bytes():
         streams.events_config("boston", 1),
         streams.commands_config("boston", 8, "fast", 1),
         streams.dead_config("boston", 1),
+        streams.timers_config("boston", 1),
     ],
     ids=lambda config: config["name"],
 )
@@ -112,6 +113,8 @@ def test_the_subjects_are_built_as_it_says():
         subjects.event("<tenant>", "inbox", "<partition>"),
         subjects.outcome("<tenant>", "<command id>"),
         subjects.dead("<tenant>", "<aggregate>", "<id>"),
+        subjects.timer("<tenant>", "<key>"),
+        subjects.timer_due("<tenant>", "<key>"),
     }
     named = set(re.findall(r"`(tally\.[^`]+)`", "".join(row[1] for row in rows("what")[2:])))
 
