@@ -7,11 +7,15 @@ from typing import Final, assert_never
 
 from bus import outcomes, subjects
 from bus.batch import Accepted, Answer, Batch, ParkedAnswer, RefusedAnswer, Repeated
+from bus.envelope import Recorded
 from bus.ports import Delivery, EventStore
 
 REFUSALS_KEPT_MS: Final = 24 * 3600 * 1000
 #: No command leads to more events than this; a duplicate's original outcome is found within so many.
 EVENTS_PER_COMMAND_MAX: Final = 8
+#: Events that one read brings at most, and how many of them may be in vain for each that is wanted.
+READ_AT_ONCE: Final = 1_000
+CLOSE_TOGETHER: Final = 40
 
 
 class Refusals:
@@ -41,14 +45,15 @@ async def outcomes_of(
 ) -> list[tuple[str, bytes]]:
     """(subject, body) of each delivery's outcome; the batch is stored from `first_seq` on."""
     events = batch.refs(first_seq)
+    earlier = await _events_of(store, [answer for answer in batch.answers if isinstance(answer, Repeated)])
 
-    async def body_of(answer: Answer) -> bytes:
+    def body_of(answer: Answer) -> bytes:
         match answer:
             case Accepted(command_id, subject, first, stop):
                 return outcomes.accepted(tenant, time, subject, command_id, events[first:stop])
             case Repeated(command_id, subject, stream_seq):
-                records = await store.events_from(stream_seq, EVENTS_PER_COMMAND_MAX)
-                return outcomes.accepted(tenant, time, subject, command_id, outcomes.refs_of(records, command_id))
+                refs = outcomes.refs_of(earlier[stream_seq], command_id)
+                return outcomes.accepted(tenant, time, subject, command_id, refs)
             case RefusedAnswer(command_id, subject, code, message):
                 return outcomes.refused(tenant, time, subject, command_id, code, message)
             case ParkedAnswer(command_id, subject, reason):
@@ -57,9 +62,24 @@ async def outcomes_of(
                 assert_never(answer)
 
     return [
-        (_reply_subject(tenant, delivery, answer.command_id), await body_of(answer))
+        (_reply_subject(tenant, delivery, answer.command_id), body_of(answer))
         for delivery, answer in zip(deliveries, batch.answers, strict=True)
     ]
+
+
+async def _events_of(store: EventStore, repeated: Sequence[Repeated]) -> dict[int, list[Recorded]]:
+    """The first events from each duplicate's place on; places that lie close together are read in one go."""
+    found: dict[int, list[Recorded]] = {}
+    seqs = sorted({answer.stream_seq for answer in repeated})
+    while seqs:
+        first = seqs[0]
+        together = [seq for seq in seqs if seq < first + READ_AT_ONCE - EVENTS_PER_COMMAND_MAX]
+        while together[-1] - first > CLOSE_TOGETHER * len(together):
+            together.pop()
+        records = await store.events_from(first, together[-1] - first + EVENTS_PER_COMMAND_MAX)
+        found |= {seq: records[seq - first : seq - first + EVENTS_PER_COMMAND_MAX] for seq in together}
+        seqs = seqs[len(together) :]
+    return found
 
 
 def _reply_subject(tenant: str, delivery: Delivery, command_id: str) -> str:

@@ -262,3 +262,33 @@ def test_the_longest_refusals_that_can_be_fit_into_inbox_events():
 
     assert max(len(body) for _, body in town.store.events) <= BODY_BYTES_MAX
     assert len(town.outbox.sent) == REFUSALS_MAX + 3 + 2
+
+
+def test_a_thousand_duplicates_are_answered_with_few_reads():
+    async def story():
+        players = [f"p{number}" for number in range(40)]
+        town = await town_with(*players)
+        names = [f"mint-{player}-{turn}" for player in players for turn in range(10)]
+        for name in names:
+            await town.send("MintTokens", name.split("-")[1], {"amount": 1}, name)
+        await town.drain()
+        reads = 0
+        real = town.store.events_from
+
+        async def counted(stream_seq, count_max):
+            nonlocal reads
+            reads += 1
+            return await real(stream_seq, count_max)
+
+        town.store.events_from = counted
+        for name in reversed(names):
+            await town.send("MintTokens", name.split("-")[1], {"amount": 1}, name)
+        await town.drain()
+        return town, names, reads
+
+    town, names, reads = asyncio.run(story())
+
+    for name in names:
+        first, second = town.outcomes(name)
+        assert first["data"] == second["data"]
+    assert reads < 20
