@@ -19,6 +19,7 @@ from adapters.jetstream.dead_letters import (
     DeadLetter,
     JetStreamDeadLetters,
 )
+from adapters.json_option import add_json
 from adapters.settings import Settings
 from adapters.which_tenant import which_tenant
 from bus import subjects
@@ -34,7 +35,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "  tally dead-letters redrive player/b19   # in order, stops at a failure\n"
         "  tally dead-letters discard player/b19 --first   # only the one that is in the way"
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON value")
     actions = parser.add_subparsers(dest="action", required=True, metavar="list|show|redrive|discard")
     actions.add_parser("list", help="every parked command")
     show = actions.add_parser("show", help="one parked command, whole")
@@ -46,6 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action = actions.add_parser(name, help=what)
         action.add_argument("aggregate", metavar="AGGREGATE/ID", help="like player/b19")
         action.add_argument("--first", action="store_true", help="only the first one")
+    add_json(parser, actions)
 
 
 def run(args: argparse.Namespace) -> int:

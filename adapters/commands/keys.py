@@ -6,6 +6,7 @@ import argparse
 import json
 
 from adapters.errors import TallyError
+from adapters.json_option import add_json
 from adapters.published_log import keys_dir_of, log_tenant
 from adapters.settings import Settings
 from bus.subjects import require_token
@@ -20,7 +21,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "example:\n  tally keys generate --tenant boston --origin log.example.org/boston\n"
         "  tally keys show --tenant boston"
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
     actions = parser.add_subparsers(dest="action", required=True, metavar="generate|show")
     generate = actions.add_parser("generate", help="make a set; keys that are there are never replaced")
     generate.add_argument(
@@ -29,6 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help=f"the log's name for ever, a URL without scheme (default: {ORIGIN_PREFIX}/TENANT)",
     )
     actions.add_parser("show", help="public keys and the policy for auditors")
+    add_json(parser, actions)
 
 
 def run(args: argparse.Namespace) -> int:

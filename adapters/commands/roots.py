@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from adapters.errors import TallyError
+from adapters.json_option import add_json
 from adapters.published_log import load_policy, log_dir_of, log_tenant
 from adapters.settings import Settings
 from ledger.files import Folder, require
@@ -28,11 +29,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """`list` and `show MONTH`."""
     parser.epilog = "example:\n  tally roots list\n  tally roots show 2026-11 --json"
     parser.add_argument("--policy", type=Path, metavar="FILE", help="trust root (default: the one beside the keys)")
-    parser.add_argument("--json", action="store_true", help="print one JSON value")
     actions = parser.add_subparsers(dest="action", required=True, metavar="list|show")
     actions.add_parser("list", help="every month with its size and root")
     show = actions.add_parser("show", help="one month: counts, chain, keys")
     show.add_argument("month", metavar="YYYY-MM")
+    add_json(parser, actions)
 
 
 def run(args: argparse.Namespace) -> int:

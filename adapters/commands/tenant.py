@@ -7,6 +7,7 @@ import asyncio
 import json
 
 from adapters.jetstream.streams import PARTITIONS_DEFAULT
+from adapters.json_option import add_json
 from adapters.settings import Settings
 from adapters.tenants import create_tenant, list_tenants
 
@@ -16,7 +17,6 @@ HELP = "create a tenant, or list them"
 def configure(parser: argparse.ArgumentParser) -> None:
     """`create NAME` and `list`."""
     parser.epilog = "example:\n  tally tenant create boston\n  tally tenant list --json"
-    parser.add_argument("--json", action="store_true", help="print one JSON value")
     actions = parser.add_subparsers(dest="action", required=True, metavar="create|list")
     create = actions.add_parser("create", help="create a tenant; one that is there already is left as it is")
     create.add_argument("name", metavar="NAME", help="letters, digits, '-' and '_', up to 64")
@@ -29,6 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     create.add_argument("--replicas", type=int, choices=(1, 3, 5), default=1, help="of the streams, in a cluster")
     actions.add_parser("list", help="the tenants of this installation")
+    add_json(parser, actions)
 
 
 def run(args: argparse.Namespace) -> int:
