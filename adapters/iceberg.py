@@ -12,13 +12,13 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyiceberg.catalog import Catalog, load_catalog
-from pyiceberg.exceptions import NoSuchTableError
+from pyiceberg.exceptions import CommitFailedException, NoSuchTableError
 from pyiceberg.partitioning import PartitionField, PartitionSpec
 from pyiceberg.schema import Schema
 from pyiceberg.table import Table
@@ -94,6 +94,18 @@ _ARROW: Final = pa.schema(
         for name, kind, needed in _COLUMNS
     ]
 )
+
+
+class Made(NamedTuple):
+    """What a snapshot says of its making: the position, the version of the projector, the id of the generation."""
+
+    position: Position
+    version: int
+    generation: str
+
+    def at(self, position: Position) -> Made:
+        """The same generation, further on."""
+        return self._replace(position=position)
 
 
 class IcebergSettings(Protocol):
@@ -183,26 +195,27 @@ def _make_table(catalog: Catalog, tenant: str, name: tuple[str, str]) -> None:
 def position_of(table: Table) -> Position | None:
     """The position in the newest snapshot that has one: maintenance may add snapshots without, events may not."""
     made = made_of(table)
-    return None if made is None else made[0]
+    return None if made is None else made.position
 
 
-def made_of(table: Table) -> tuple[Position, int, str] | None:
-    """The position, the version of the projector and the id of the generation, None before the first commit."""
+def made_of(table: Table) -> Made | None:
+    """What the newest snapshot with a position says, None before the first commit."""
     snapshot: Snapshot | None = table.current_snapshot()
     while snapshot is not None:
         found = snapshot.summary
         if found is not None and found[_SEQ] is not None:
             position = Position(str(found[_CREATED]), int(str(found[_SEQ])), str(found[_LEAF]))
-            return position, int(str(found[_VERSION] or 1)), str(found[_GENERATION] or "")
+            return Made(position, int(str(found[_VERSION] or 1)), str(found[_GENERATION] or ""))
         parent = snapshot.parent_snapshot_id
         snapshot = table.snapshot_by_id(parent) if parent is not None else None
     return None
 
 
-def summary_of(position: Position, generation: str) -> dict[str, str]:
-    """What a snapshot says of its position."""
-    summary = {_CREATED: position.stream_created, _SEQ: str(position.stream_seq), _LEAF: position.leaf_hash}
-    return summary | {_VERSION: str(analytics.VERSION), _GENERATION: generation}
+def summary_of(made: Made) -> dict[str, str]:
+    """The same for a new snapshot."""
+    at = made.position
+    summary = {_CREATED: at.stream_created, _SEQ: str(at.stream_seq), _LEAF: at.leaf_hash}
+    return summary | {_VERSION: str(made.version), _GENERATION: made.generation}
 
 
 def batch_of(records: Sequence[Recorded]) -> pa.RecordBatch:
@@ -215,11 +228,11 @@ def batch_of(records: Sequence[Recorded]) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(columns, schema=_ARROW)
 
 
-def append(table: Table, batches: Sequence[pa.RecordBatch], position: Position, generation: str = "") -> None:
+def append(table: Table, batches: Sequence[pa.RecordBatch], made: Made) -> None:
     """One snapshot with the rows, sorted by type, time and sequence, and the position behind them."""
     order = [("event_type", "ascending"), ("time", "ascending"), ("stream_seq", "ascending")]
     rows = pa.Table.from_batches(batches, schema=_ARROW).sort_by(order)
-    table.append(rows, snapshot_properties=summary_of(position, generation))
+    table.append(rows, snapshot_properties=summary_of(made))
 
 
 def _tuning(variable: str, default: int) -> int:
@@ -256,8 +269,8 @@ class AnalyticsFollower:
         self._table = await asyncio.to_thread(ensure_table, self._settings, tenant, self._generation)
         try:
             made = made_of(self._table)
-            self._opened = made[2] if made else ""
-            self._committed = require_same_stream(self.name, made[0] if made else None, stream)
+            self._committed = require_same_stream(self.name, made.position if made else None, stream)
+            self._opened = made or Made(self._committed, analytics.VERSION, "")
         except ProjectionError:
             self._let_go()
             raise
@@ -306,7 +319,7 @@ class AnalyticsFollower:
             raise Inconsistent(f"{self.name}: not open; open it first")
         before, after = self._committed, self._reached
         try:
-            await asyncio.to_thread(append, self._table, self._batches, after, self._opened)
+            await asyncio.to_thread(append, self._table, self._batches, self._opened.at(after))
         except Exception as err:  # noqa: BLE001 - whatever it was, the table says whether the commit landed
             try:
                 await asyncio.to_thread(self._settle, self._table, before, after, err)
@@ -316,21 +329,26 @@ class AnalyticsFollower:
         self._committed = after
         self._forget()
 
-    def _settle(self, table: Table, before: Position, after: Position, err: Exception) -> None:
-        """Find out what became of a failed commit; returns when it landed after all, else raises."""
+    def _settle(self, table: Table, before: Position, after: Position, err: Exception, tries: int = 5) -> None:
+        """Find out what became of a failed commit; returns when it landed after all or now, else raises."""
         try:
             made = made_of(table.refresh())
         except Exception as again:
             raise unavailable(again) from again
-        found = made[0] if made else None
-        if made is not None and made[2] != self._opened:
+        found = made.position if made else None
+        if made is not None and made.generation != self._opened.generation:
             raise Switched(self.name) from err
         if found == after:
             return
         found_seq = found.stream_seq if found is not None else NOTHING
         if found_seq != before.stream_seq:
             raise Fenced(self.name, before.stream_seq, found_seq) from err
-        raise unavailable(err) from err
+        if tries == 0 or not isinstance(err, (CommitFailedException, FileNotFoundError)):
+            raise unavailable(err) from err
+        try:  # maintenance was faster, and left the position where it was
+            append(table, self._batches, self._opened.at(after))
+        except Exception as again:  # noqa: BLE001 - as in _commit
+            self._settle(table, before, after, again, tries - 1)
 
 
 async def read_position(settings: IcebergSettings, tenant: str) -> Position | None:

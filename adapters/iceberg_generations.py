@@ -68,7 +68,7 @@ class AnalyticsGenerations:
         def read() -> Standing | None:
             with events_table(self._settings, self._tenant, generation) as table:
                 made = made_of(table) if table is not None else None
-                return None if made is None else Standing(position=made[0], version=made[1])
+                return None if made is None else Standing(position=made.position, version=made.version)
 
         return await asyncio.to_thread(read)
 
@@ -122,12 +122,12 @@ class AnalyticsGenerations:
             found, new = made_of(live), made_of(made) if made is not None else None
             if made is None or new is None:
                 raise RebuildRefused(f"{self.name} of {self._tenant} has no {generation} generation to go to")
-            if (found[0] if found else None) != (expected.position if expected else None):
+            if (found.position if found else None) != (expected.position if expected else None):
                 return False
             made.transaction().set_properties({ADOPTED: "true"}).commit_transaction()
             former = live.current_snapshot()
             transaction = live.transaction()
-            summary = summary_of(new[0], secrets.token_hex(8))
+            summary = summary_of(new._replace(generation=secrets.token_hex(8)))
             with transaction.update_snapshot(snapshot_properties=summary).overwrite() as overwrite:
                 for file in _files(live):
                     overwrite.delete_data_file(file)
@@ -168,7 +168,7 @@ class AnalyticsGenerations:
             if table is not None:
                 for batch in table.scan().to_arrow_batch_reader():
                     found.add(_canonical(batch))
-        seq, version = (made[0].stream_seq, made[1]) if made else (0, self.version)
+        seq, version = (made.position.stream_seq, made.version) if made else (0, self.version)
         return State(stream_seq=seq, version=version, rows={EVENTS: found.rows}, hashes={EVENTS: found.hex})
 
 

@@ -14,7 +14,7 @@ from adapters.postgres_schema import MIGRATIONS, schema_of
 from bus.follower import Position, StreamIdentity
 from projections import read_models
 from projections.errors import ProjectionError, SinkUnavailable, Switched
-from projections.generations import LIVE
+from projections.generations import LIVE, no_past_state
 from projections.positions import require_same_stream
 
 CONNECT_TIMEOUT_S: Final = 10
@@ -157,6 +157,10 @@ async def reading(settings: PostgresSettings, tenant: str, generation: str = LIV
             await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
             await connection.execute("LOCK TABLE position IN ACCESS SHARE MODE")
             yield connection
+    except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as err:
+        if generation != LIVE:
+            raise no_past_state(read_models.NAME, tenant, generation) from err
+        raise unavailable(err) from err
     except psycopg.Error as err:
         raise unavailable(err) from err
 

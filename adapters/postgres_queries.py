@@ -8,6 +8,7 @@ import msgspec
 
 from adapters.postgres import PostgresSettings, reading, rows
 from projections.errors import NotFound
+from projections.generations import LIVE
 from projections.read_models import TREASURY
 from projections.reconciliation import ReadModelSums
 
@@ -101,9 +102,9 @@ class QuestPage(msgspec.Struct, frozen=True, kw_only=True):
     steps: list[QuestStep]
 
 
-async def player_page(settings: PostgresSettings, tenant: str, player: str) -> PlayerPage:
+async def player_page(settings: PostgresSettings, tenant: str, player: str, generation: str = LIVE) -> PlayerPage:
     """The player's page; raises `NotFound`."""
-    async with reading(settings, tenant) as connection:
+    async with reading(settings, tenant, generation) as connection:
         found = await rows(
             connection,
             "SELECT p.player, region, cohort, registered_at, xp, level, coalesce(balance, 0) AS balance "
@@ -129,9 +130,11 @@ async def player_page(settings: PostgresSettings, tenant: str, player: str) -> P
     return msgspec.convert(found[0] | {"badges": badges, "attempts": attempts}, PlayerPage)
 
 
-async def statement(settings: PostgresSettings, tenant: str, account: str, postings_max: int) -> Statement:
+async def statement(
+    settings: PostgresSettings, tenant: str, account: str, postings_max: int, generation: str = LIVE
+) -> Statement:
     """The newest movements of an account; raises `NotFound` for who neither plays nor is the treasury."""
-    async with reading(settings, tenant) as connection:
+    async with reading(settings, tenant, generation) as connection:
         held = await rows(
             connection,
             "SELECT (SELECT balance FROM accounts WHERE account = %s) AS balance, "

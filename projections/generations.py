@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from bus.follower import Position
-from projections.errors import RebuildRefused
+from projections.errors import NotFound, RebuildRefused
 
 LIVE: Final = ""
 NEXT: Final = "next"
@@ -77,6 +77,13 @@ def differences(found: State, wanted: State) -> list[str]:
 def state_hash(hashes: Mapping[str, str]) -> str:
     """One hash over all tables: SHA-256 of `<table> <hash>` lines in the order of the names."""
     return sha256("".join(f"{table} {hashes[table]}\n" for table in sorted(hashes)).encode()).hexdigest()
+
+
+def no_past_state(projection: str, tenant: str, name: str) -> NotFound:
+    """Nobody built a past state of that name."""
+    return NotFound(
+        f"{projection} of {tenant} has no past state {name}; build it (tally rebuild {projection} --at TIME --as {name})"
+    )
 
 
 def require_name(name: str) -> str:

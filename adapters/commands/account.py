@@ -12,6 +12,7 @@ from adapters.postgres_queries import Statement, statement
 from adapters.settings import Settings
 from adapters.which_tenant import which_tenant
 from bus.subjects import require_token
+from projections.generations import LIVE, require_name
 from projections.read_models import TREASURY
 
 HELP = "a token account: its balance and its statement in double entry"
@@ -22,6 +23,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("player", help=f"whose account: a player's id, or {TREASURY}")
     parser.add_argument("-n", type=int, default=20, metavar="LINES", help="how many of the newest movements (20)")
+    parser.add_argument(
+        "--generation", metavar="NAME", help="a past state (tally rebuild readmodels --at TIME --as NAME)"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.epilog = f"examples:\n  tally account b19\n  tally account {TREASURY} -n 5 --json"
 
@@ -32,8 +36,9 @@ def run(args: argparse.Namespace) -> int:
         raise TallyError(f"-n is {args.n}, wanted 1 to {LINES_MAX}")
     settings = Settings.load(args.data, need=("postgres_dsn",))
     tenant = which_tenant(settings, args.tenant)
+    generation = LIVE if args.generation is None else require_name(args.generation)
     account = args.player if args.player == TREASURY else require_token("the player", args.player)
-    found = asyncio.run(statement(settings, tenant, account, args.n))
+    found = asyncio.run(statement(settings, tenant, account, args.n, generation))
     print(msgspec.json.encode(found).decode() if args.json else _text(found))
     return 0
 

@@ -13,7 +13,8 @@ from adapters.settings import Settings
 from adapters.which_tenant import which_tenant
 from bus.subjects import require_token
 from projections.errors import NotFound
-from projections.leaderboards import XP, Board, quest_metric
+from projections.generations import LIVE, no_past_state, require_name
+from projections.leaderboards import NAME, XP, Board, quest_metric
 
 HELP = "who leads: the best of a quest or by XP, a player's rank, the neighbours of a player"
 LINES_MAX = 10_000
@@ -30,6 +31,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     board.add_argument("--xp", action="store_true", help="rank by XP")
     parser.add_argument("--division", help="rank within this division of the quest")
     parser.add_argument("-n", type=int, metavar="LINES", help="how many lines (top: 10, around: 3 on either side)")
+    parser.add_argument(
+        "--generation", metavar="NAME", help="a past state (tally rebuild leaderboards --at TIME --as NAME)"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.epilog = (
         "examples:\n"
@@ -63,7 +67,10 @@ def _lines_wanted(args: argparse.Namespace, default: int) -> int:
 
 async def _run(args: argparse.Namespace, settings: Settings, tenant: str) -> int:
     board = _board(args)
-    async with Boards(settings, tenant) as boards:
+    generation = LIVE if args.generation is None else require_name(args.generation)
+    async with Boards(settings, tenant, generation) as boards:
+        if generation != LIVE and await boards.position() is None:
+            raise no_past_state(NAME, tenant, generation)
         if args.what == "top":
             if args.player:
                 raise TallyError(f"top takes no player, got {args.player}: use rank or around")

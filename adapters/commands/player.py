@@ -12,6 +12,7 @@ from adapters.postgres_queries import Attempt, PlayerPage, player_page
 from adapters.settings import Settings
 from adapters.which_tenant import which_tenant
 from bus.subjects import require_token
+from projections.generations import LIVE, require_name
 
 HELP = "a player's page: profile, XP, level, badges, attempts and their steps"
 
@@ -19,6 +20,9 @@ HELP = "a player's page: profile, XP, level, badges, attempts and their steps"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("player", help="the player's id")
+    parser.add_argument(
+        "--generation", metavar="NAME", help="a past state (tally rebuild readmodels --at TIME --as NAME)"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.epilog = "example:\n  tally player b19"
 
@@ -27,7 +31,8 @@ def run(args: argparse.Namespace) -> int:
     """Print the page; an unknown player is wrong use."""
     settings = Settings.load(args.data, need=("postgres_dsn",))
     tenant = which_tenant(settings, args.tenant)
-    page = asyncio.run(player_page(settings, tenant, require_token("the player", args.player)))
+    generation = LIVE if args.generation is None else require_name(args.generation)
+    page = asyncio.run(player_page(settings, tenant, require_token("the player", args.player), generation))
     print(msgspec.json.encode(page).decode() if args.json else _text(page))
     return 0
 

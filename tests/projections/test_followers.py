@@ -207,10 +207,10 @@ def test_a_commit_to_iceberg_that_fails_is_looked_at_before_anything_else(settin
         story = random_story(tenant, seed=19)
         append, failures = iceberg.append, []
 
-        def fail(table, batches, position, generation):
+        def fail(table, batches, made):
             if landed:
-                append(table, batches, position, generation)
-            failures.append(position)
+                append(table, batches, made)
+            failures.append(made)
             raise ConnectionError("the catalog went away")
 
         follower = Analytics.follower(settings)
