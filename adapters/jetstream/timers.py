@@ -8,15 +8,17 @@ A message that takes a timer's place without being scheduled ends it; it is empt
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final, NamedTuple
 
 import msgspec
+import nats.errors
 from nats.aio.client import Client
 from nats.nuid import NUID
 
-from adapters.jetstream.connection import API_TIMEOUT_S, api
+from adapters.jetstream.connection import API_TIMEOUT_S, answer_to, api
 from adapters.jetstream.reader import DIRECT_GET_MESSAGES, PullReader, direct_get, last_message
 from bus import subjects
 from bus.errors import AppendRefused, Conflict, StoreUnavailable
@@ -121,12 +123,13 @@ class JetStreamTimers:
                 if len(messages) > 1 and is_last:
                     headers["Nats-Batch-Commit"] = "1"
                 await self._client.publish(subject, body, headers=headers, reply=inbox if is_last else "")
-            answer = await answers.next_msg(timeout=API_TIMEOUT_S)
-        except TimeoutError as err:
-            message = f"stream {self._stream} does not acknowledge {len(messages)} timers within {API_TIMEOUT_S:g} s"
+            answer = await answer_to(self._client, answers.next_msg(timeout=API_TIMEOUT_S), API_TIMEOUT_S)
+        except (nats.errors.Error, TimeoutError) as err:
+            message = f"stream {self._stream} does not acknowledge {len(messages)} timers"
             raise StoreUnavailable(message) from err
         finally:
-            await answers.unsubscribe()
+            with contextlib.suppress(nats.errors.Error):  # it is gone once it got its one answer
+                await answers.unsubscribe()
         return self._acknowledged(answer.data)
 
     def _acknowledged(self, body: bytes) -> int:

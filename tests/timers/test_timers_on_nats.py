@@ -10,10 +10,13 @@ from adapters.embedded_servers import NatsServer
 from adapters.jetstream import streams
 from adapters.jetstream.connection import api, connect
 from adapters.jetstream.reader import stream_info
+from adapters.jetstream.timers import JetStreamTimers
 from adapters.settings import Settings
 from bus import subjects
-from bus.errors import WrongStream
+from bus.errors import Conflict, WrongStream
+from bus.follower import Position
 from domain.values import to_time
+from projections.timers import Timer
 
 
 def quest(**more):
@@ -255,3 +258,31 @@ def test_the_event_stream_has_no_schedules_and_the_timer_stream_is_as_it_must_be
             await client.close()
 
     assert set(run(story).values()) == {False}
+
+
+def test_many_timers_take_several_transactions_and_a_second_follower_is_fenced(settings, tenant):
+    async def story():
+        client = await connect(settings.nats_url, "test-timers")
+        try:
+            await streams.create_tenant(client, tenant)
+            first, second = JetStreamTimers(client, tenant), JetStreamTimers(client, tenant)
+            nothing = await first.position(), await second.position()
+            due_at = to_time(now_ms() + 3_600_000)
+            body = f'{{"time":"{due_at}"}}'.encode()
+            changes = {f"quest.q{at}": Timer(due_at=due_at, body=body) for at in range(2_001)}
+            position = Position(stream_created="c", stream_seq=7, leaf_hash="h")
+            await first.write(changes, position)
+            with pytest.raises(Conflict):
+                await second.write({}, position)
+            waiting = {key: timer async for key, timer in first.waiting()}
+            await first.write(dict.fromkeys(changes), position)
+            return nothing, waiting == changes, [key async for key, _ in first.waiting()], await second.position()
+        finally:
+            await client.close()
+
+    nothing, are_all_there, left, position = run(story)
+
+    assert nothing == (None, None)
+    assert are_all_there
+    assert left == []
+    assert position == Position(stream_created="c", stream_seq=7, leaf_hash="h")
