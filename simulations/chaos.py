@@ -30,7 +30,8 @@ from simulations.chaos_sender import Script, Sender
 
 SETTLE_WITHIN_S: Final = 30.0
 TAKEOVER_MAX_MS: Final = 10_000
-LEASE_S: Final = 4.0
+#: A server that was struck within so long before a worker is killed is still on its way back.
+SERVER_CALM_MS: Final = 10_000
 #: Tenants of a run: name -> intake; a replicated stream knows one intake only.
 TENANTS: Final[dict[str, streams.Intake]] = {"fast": "fast", "durable": "durable"}
 REPLICATED: Final[dict[str, streams.Intake]] = {"three": "durable"}
@@ -267,10 +268,17 @@ async def _events(client: Client, tenant: str) -> list[tuple[int, bytes]]:
 
 
 def _waits(struck: list[Struck], verdicts: list[Verdict], partitions: int) -> dict[str, list[int]]:
-    """After each fault, how long until every partition of every tenant decided again."""
+    """After each fault, how long until every partition of every tenant decided again.
+
+    A worker that is killed while the servers themselves are down or have just come back is counted apart.
+    """
+    moments = [each.at_ms for each in struck]
+    of_tenants = [takeovers(moments, verdict.batches, partitions) for verdict in verdicts]
+    worst = [-1 if min(each) < 0 else max(each) for each in zip(*of_tenants, strict=True)]
+    servers = [each.at_ms for each in struck if not each.fault.kind.endswith("worker")]
     waits: dict[str, list[int]] = defaultdict(list)
-    for kind in dict.fromkeys(each.fault.kind for each in struck):
-        moments = [each.at_ms for each in struck if each.fault.kind == kind]
-        of_tenants = [takeovers(moments, verdict.batches, partitions) for verdict in verdicts]
-        waits[kind] = [-1 if min(each) < 0 else max(each) for each in zip(*of_tenants, strict=True)]
+    for each, wait_ms in zip(struck, worst, strict=True):
+        first_ms, last_ms = each.at_ms - SERVER_CALM_MS, each.at_ms + wait_ms
+        is_both = each.fault.kind == "kill worker" and any(first_ms <= at_ms <= last_ms for at_ms in servers)
+        waits["kill worker and server" if is_both else each.fault.kind].append(wait_ms)
     return dict(waits)

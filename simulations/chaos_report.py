@@ -57,7 +57,7 @@ def print_result(result: Result) -> None:
         if known:
             middle, worst = known[len(known) // 2], known[-1]
             never = f", {len(waits) - len(known)} never" if len(known) < len(waits) else ""
-            title = "takeover" if kind == "kill worker" else "back"
+            title = "takeover" if kind == "kill worker" else "decides"
             print(f"{title:<12}after {kind}: median {middle / 1000:.1f} s, longest {worst / 1000:.1f} s{never}")
     print(f"fenced      {result.fenced} times a worker found its partition written by another")
     for verdict in result.verdicts:

@@ -82,6 +82,10 @@ class PullReader:
 
     async def _restart(self) -> None:
         await self.close()
+        last_seq = int((await stream_info(self._client, self._stream))["state"]["last_seq"])
+        if last_seq < self._last_seq:
+            message = f"stream {self._stream} ends at {last_seq}, {self._last_seq} was read from it before"
+            raise StoreUnavailable(message)
         config: dict[str, Any] = {
             "ack_policy": "none",
             "deliver_policy": "by_start_sequence",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from typing import Final
@@ -12,10 +13,12 @@ from nats.aio.client import Client
 from adapters.jetstream.append import BatchPublisher
 from adapters.jetstream.connection import api
 from adapters.jetstream.dead_letters import DISCARD_HEADER, REDRIVE_HEADER, REPLY_TO_HEADER
-from adapters.jetstream.reader import PullReader, direct_get, history, last_message, last_seqs
+from adapters.jetstream.reader import PullReader, direct_get, history, last_message, last_seqs, stream_info
 from bus import subjects
 from bus.envelope import CommandsDecided, Recorded
 from bus.ports import CommandSource, Delivery, InboxHead, Message, Redrive
+
+log = logging.getLogger(__name__)
 
 READS_AT_ONCE: Final = 64
 
@@ -95,7 +98,15 @@ class JetStreamCommands:
         self._stream = subjects.commands_stream(tenant)
 
     async def open(self, partition: int, after_seq: int) -> CommandSource:
-        """The commands of a partition that come after a sequence."""
+        """The commands of a partition that come after a sequence.
+
+        After a power cut, a stream that is not fsynced may end before what was decided. Its sequences must not be given
+        again: the reader would pass over them. What it still holds is dropped, as its senders send again.
+        """
+        last_seq = int((await stream_info(self._client, self._stream))["state"]["last_seq"])
+        if last_seq < after_seq:
+            log.error("stream %s ends at %d, decided is up to %d: it goes on there", self._stream, last_seq, after_seq)
+            await api(self._client, f"STREAM.PURGE.{self._stream}", {"seq": after_seq + 1})
         wanted = subjects.partition_filter(self._tenant, partition)
         return _Commands(PullReader(self._client, self._stream, after_seq, subject_filter=wanted))
 

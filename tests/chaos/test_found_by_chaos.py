@@ -1,15 +1,17 @@
 """What crash tests found, as small as it can be told."""
 
 import asyncio
+import json
 
 import pytest
 
 from adapters import worker
-from adapters.jetstream import store
+from adapters.jetstream import store, streams
 from adapters.jetstream.connection import answer_to, api, connect
 from adapters.jetstream.membership import STREAM, Membership
+from adapters.jetstream.reader import stream_info
 from bus.errors import StoreUnavailable
-from tests.bus.harness import said, town_with
+from tests.bus.harness import body_of, said, town_with
 
 
 @pytest.mark.parametrize("between", [[], [("MintTokens", {"amount": 9})]], ids=["at once", "after the world changed"])
@@ -94,3 +96,48 @@ def test_an_answer_is_not_waited_for_when_the_connection_that_asked_is_lost():
         return waiting.cancelled()
 
     assert asyncio.run(asyncio.wait_for(story(), 5))
+
+
+def test_commands_are_decided_again_when_their_stream_ends_before_what_was_decided(settings, tenant):
+    many = [f"p{number}" for number in range(400)]
+
+    async def story():
+        client = await connect(settings.nats_url, "test")
+        await streams.create_tenant(client, tenant)
+        try:
+            before = await decided(client, settings, tenant, many)
+            config = (await stream_info(client, f"COMMANDS_{tenant}"))["config"]
+            await api(client, f"STREAM.DELETE.COMMANDS_{tenant}", {})
+            await api(client, f"STREAM.CREATE.COMMANDS_{tenant}", streams.commands_config(tenant, 8, "fast", 1))
+            after = await decided(client, settings, tenant, ["a", "b", "c", "p1"])
+            return config["persist_mode"], before, after
+        finally:
+            await client.close()
+
+    assert asyncio.run(story()) == ("async", set(many), {"a", "b", "c", "p1"})
+
+
+async def decided(client, settings, tenant, players):
+    """Register players through a worker that is started for it; who of them got an outcome, sent again if need be."""
+    stop, ready = asyncio.Event(), asyncio.Event()
+    heard = set()
+
+    async def on_outcome(message):
+        heard.add(json.loads(message.data)["causationid"])
+
+    subscription = await client.subscribe(f"tally.out.{tenant}.*", cb=on_outcome)
+    running = asyncio.create_task(
+        worker.Worker(settings.nats_url, only_tenants=frozenset({tenant})).run(stop, ready),
+    )
+    await ready.wait()
+    for _ in range(20):
+        for player in set(players) - heard:
+            subject, body = body_of("RegisterPlayer", player, {}, player)
+            await client.publish(f"tally.cmd.{tenant}.{subject}.{player}.RegisterPlayer", body)
+        await asyncio.sleep(0.5)
+        if heard >= set(players):
+            break
+    stop.set()
+    await running
+    await subscription.unsubscribe()
+    return heard
