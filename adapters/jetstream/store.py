@@ -16,6 +16,7 @@ from adapters.jetstream.dead_letters import DISCARD_HEADER, REDRIVE_HEADER, REPL
 from adapters.jetstream.reader import PullReader, direct_get, history, last_message, last_seqs, stream_info
 from bus import subjects
 from bus.envelope import CommandsDecided, Recorded
+from bus.errors import StoreUnavailable
 from bus.ports import CommandSource, Delivery, InboxHead, Message, Redrive
 
 log = logging.getLogger(__name__)
@@ -101,10 +102,14 @@ class JetStreamCommands:
         """The commands of a partition that come after a sequence.
 
         After a power cut, a stream that is not fsynced may end before what was decided. Its sequences must not be given
-        again: the reader would pass over them. What it still holds is dropped, as its senders send again.
+        again: the reader would pass over them. What it still holds is dropped, as its senders send again. Of any other
+        stream nothing may be dropped: a new leader has not caught up yet, and does.
         """
-        last_seq = int((await stream_info(self._client, self._stream))["state"]["last_seq"])
+        info = await stream_info(self._client, self._stream)
+        last_seq = int(info["state"]["last_seq"])
         if last_seq < after_seq:
+            if info["config"].get("persist_mode") != "async":
+                raise StoreUnavailable(f"stream {self._stream} ends at {last_seq}, decided is up to {after_seq}")
             log.error("stream %s ends at %d, decided is up to %d: it goes on there", self._stream, last_seq, after_seq)
             await api(self._client, f"STREAM.PURGE.{self._stream}", {"seq": after_seq + 1})
         wanted = subjects.partition_filter(self._tenant, partition)

@@ -141,3 +141,18 @@ async def decided(client, settings, tenant, players):
     await running
     await subscription.unsubscribe()
     return heard
+
+
+def test_of_a_durable_stream_that_ends_too_early_nothing_is_dropped(settings, tenant):
+    async def story():
+        client = await connect(settings.nats_url, "test")
+        try:
+            await streams.create_tenant(client, tenant, intake="durable")
+            await client.jetstream().publish(f"tally.cmd.{tenant}.player.p.RegisterPlayer", b"{}")
+            with pytest.raises(StoreUnavailable, match="ends at 1, decided is up to 7"):
+                await store.JetStreamCommands(client, tenant).open(0, 7)
+            return (await stream_info(client, f"COMMANDS_{tenant}"))["state"]["messages"]
+        finally:
+            await client.close()
+
+    assert asyncio.run(story()) == 1
