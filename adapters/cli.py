@@ -38,6 +38,7 @@ COMMANDS: dict[str, str] = {
     "audit": "ledger.cli_audit",
     "roots": "adapters.commands.roots",
     "reconcile": "adapters.commands.reconcile",
+    "lake": "adapters.commands.lake",
     "rebuild": "adapters.commands.rebuild",
     "keys": "adapters.commands.keys",
 }

@@ -25,8 +25,8 @@ CLIENT_PLACES: dict[str, tuple[str, ...]] = {
     "redis": ("adapters/redis", "benchmarks/"),
     "valkey": (),
     "psycopg": ("adapters/postgres", "benchmarks/"),
-    "pyiceberg": ("adapters/iceberg", "benchmarks/"),
-    "pyarrow": ("adapters/iceberg", "benchmarks/"),
+    "pyiceberg": ("adapters/iceberg", "adapters/lake", "benchmarks/"),
+    "pyarrow": ("adapters/iceberg", "adapters/lake", "benchmarks/"),
     "eventsourcing": ("adapters/eventsourcing", "benchmarks/"),
 }
 # Where a connection is made; its errors and types may be named wherever the client may.
