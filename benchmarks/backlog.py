@@ -66,26 +66,25 @@ async def work_off(
         await set_up(found, clients, quest, size, supply=supply)
         events, inboxes = await sizes(found.settings)
         if ended_by is None:
+            await clients.order("prepare")
             async with crew.standing_still():
                 loaded = await clients.order("load")
-            used, began = clock(found, crew), time.time()
+                used = clock(found, crew)
         else:
-            crew.end(ended_by)
+            crew.end(ended_by)  # at once after the last acceptance: no idle second in which to write snapshots
+            await clients.order("prepare")
             loaded = await clients.order("load")
             crew.hold()
-            used, began = clock(found, crew), time.time()
+            used = clock(found, crew)
             crew.begin()
         wanted = events_of(size, supply)
-        done = await _wait_for(found, events, inboxes, wanted, began, used)
+        done = await _wait_for(found, events, inboxes, wanted, crew.began_at, used)
     load_s = max(one["acknowledged"] for one in loaded) - min(one["began"] for one in loaded)
     return done._replace(load_s=load_s, per_second=size / done.seconds)
 
 
 async def set_up(found: Lab, clients: Clients, quest: str, size: int, *, supply: int | None = None) -> None:
-    """Publish the quest, register the players whom nobody has yet, compose the completions, accept the quest for each.
-
-    Nothing comes after the last acceptance: a worker that is ended then had no idle second to write snapshots.
-    """
+    """Publish the quest, register the players whom nobody has yet, accept the quest for each."""
     client = await connect(found.settings.nats_url, "tally-bench")
     try:
         await publish_quest(client, quest, supply)
@@ -95,7 +94,6 @@ async def set_up(found: Lab, clients: Clients, quest: str, size: int, *, supply:
         await client.close()
     if is_new:
         _require_all(await clients.order("register"))
-    await clients.order("prepare")
     _require_all(await clients.order("accept"))
 
 
@@ -152,7 +150,10 @@ async def _wait_for(
         while time.monotonic() < deadline:
             state = (await stream_info(client, stream, body=body))["state"]
             batches = sum((state.get("subjects") or {}).values()) - inboxes
-            if state["last_seq"] - events - batches >= wanted:
+            if (came := state["last_seq"] - events - batches) > wanted:
+                message = f"{came:,} events were committed, {wanted:,} wanted: something was done twice"
+                raise TallyError(message)
+            if came == wanted:
                 first = await message_at(client, stream, events + 1)
                 return Done(
                     first_seq=events + 1,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Sequence
 from statistics import median
 from typing import Any, Final
 
@@ -33,14 +34,14 @@ def cold_vs_warm(*, rounds: int, size: int) -> Measurement:
         return cold_vs_warm_on(found, rounds=rounds, size=size)
 
 
-def cold_vs_warm_on(found: Lab, *, rounds: int, size: int) -> Measurement:
+def cold_vs_warm_on(found: Lab, *, rounds: int, size: int, ways: Sequence[str] = (TERMINATED, KILLED)) -> Measurement:
     """On servers that run; warm and cold take turns."""
-    done: dict[str, list[Done]] = {way: [] for way in WAYS}
+    done: dict[str, list[Done]] = {way: [] for way in (WARM, *ways)}
     with Crew(found) as crew:
         for number in range(rounds):
-            for way, ended_by in WAYS.items():
+            for way, finished in done.items():
                 quest = f"{way}-{number}"
-                done[way].append(run_async(work_off(found, crew, quest, size, ended_by=ended_by)))
+                finished.append(run_async(work_off(found, crew, quest, size, ended_by=WAYS[way])))
     return as_measurement(done, {"completions": size, "workers": 1, "clock": CLOCK, **found.details()})
 
 
@@ -49,7 +50,8 @@ def as_measurement(done: dict[str, list[Done]], details: dict[str, Any]) -> Meas
     warm = done[WARM]
     ratios = {
         way: median(cold.per_second / hot.per_second for cold, hot in zip(done[way], warm, strict=True))
-        for way in (TERMINATED, KILLED)
+        for way in done
+        if way != WARM
     }
     rates = {way: round(median(one.per_second for one in rounds), 1) for way, rounds in done.items()}
     return Measurement(

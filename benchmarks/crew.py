@@ -28,7 +28,9 @@ FOLLOWERS: Final = "signer,leaderboards,readmodels,analytics"
 START_WITHIN_S: Final = 60.0
 #: Two heartbeats: by then every worker knows of every other, and the partitions are shared out.
 SHARED_OUT_S: Final = 2 * BEAT_S + 0.5
-_PREFIX: Final = "tally.workers.*"
+_EVERY_WORKER: Final = "tally.workers.*"
+#: Over all crews: no process may take the files of an earlier one for its own.
+_NUMBERS: Final = count(1)
 
 
 class Crew:
@@ -38,8 +40,9 @@ class Crew:
         self._lab = found
         self._group = group
         self._processes = processes
-        self._numbers = count(1)
         self._members: list[tuple[Child, Path]] = []
+        #: When they could begin or go on the last time, seconds since 1970.
+        self.began_at = 0.0
 
     def __enter__(self) -> Self:
         try:
@@ -62,7 +65,7 @@ class Crew:
         folder.mkdir(exist_ok=True)
         held: list[tuple[Child, Path]] = []
         for _ in range(self._processes):
-            name = f"{self._group.partition(',')[0]}-{id(self)}-{next(self._numbers)}"
+            name = f"{self._group.partition(',')[0]}-{next(_NUMBERS)}"
             held_file, ready_file = folder / f"{name}.held", folder / f"{name}.ready"
             child = Child(
                 name=name,
@@ -85,6 +88,7 @@ class Crew:
 
     def begin(self) -> None:
         """Let those that are held begin their work."""
+        self.began_at = time.time()
         self._send(signal.SIGUSR1)
 
     def wait_until_ready(self) -> None:
@@ -114,6 +118,7 @@ class Crew:
             try:
                 await beating
             finally:
+                self.began_at = time.time()
                 self._send(signal.SIGCONT)
 
     def cpu(self) -> float:
@@ -130,7 +135,7 @@ async def _beat_for_others(nats_url: str, stop: asyncio.Event) -> None:
     """Repeat every worker's sign of life as it was, the last time when `stop` is set."""
     client = await connect(nats_url, "tally-bench")
     try:
-        found = await direct_get(client, STREAM, {"multi_last": [_PREFIX]})
+        found = await direct_get(client, STREAM, {"multi_last": [_EVERY_WORKER]})
         is_last = False
         while not is_last:
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from importlib.util import find_spec
 from statistics import median
 from typing import Any, Final, NamedTuple
@@ -56,7 +57,15 @@ def commit_vs_eventsourcing_postgres(*, rounds: int, size: int) -> Measurement:
         return commit_vs_eventsourcing_postgres_on(found, rounds=rounds, size=size, theirs=theirs)
 
 
-def commit_vs_eventsourcing_postgres_on(found: Lab, *, rounds: int, size: int, theirs: int) -> Measurement:
+def commit_vs_eventsourcing_postgres_on(
+    found: Lab,
+    *,
+    rounds: int,
+    size: int,
+    theirs: int,
+    options: Sequence[str] = tuple(OPTIONS),
+    counts: Sequence[int] = CLIENTS,
+) -> Measurement:
     """On servers that run; ours and theirs take turns, the worker gone while they run."""
     if find_spec("psycopg_pool") is None:
         message = "the eventsourcing library needs psycopg-pool for PostgreSQL: pip install psycopg-pool"
@@ -68,10 +77,10 @@ def commit_vs_eventsourcing_postgres_on(found: Lab, *, rounds: int, size: int, t
     for number in range(rounds):
         with Crew(found) as crew:
             ours.append(run_async(work_off(found, crew, f"beside-postgres-{number}", size)))
-        singles = [run_async(_theirs(found, options, 1, theirs, number)) for options in OPTIONS]
+        singles = [run_async(_theirs(found, chosen, 1, theirs, number)) for chosen in options]
         best = max(singles, key=lambda one: one.per_second)
         one_client.append(singles)
-        many = [run_async(_theirs(found, best.options, clients, theirs, number)) for clients in CLIENTS if clients > 1]
+        many = [run_async(_theirs(found, best.options, clients, theirs, number)) for clients in counts if clients > 1]
         many_clients.append([best, *many])
     details = {
         "completions": size,

@@ -41,10 +41,10 @@ def test_both_modes_of_intake_take_commands(found):
 
 
 def test_a_worker_that_was_restarted_works_the_backlog_off(found):
-    measured = cold_vs_warm_on(found, rounds=1, size=SIZE)
+    measured = cold_vs_warm_on(found, rounds=1, size=SIZE, ways=["sigterm"])
 
     assert measured.value > 0
-    assert set(measured.details["ratio"]) == {"sigterm", "sigkill"}
+    assert set(measured.details["ratio"]) == {"sigterm"}
 
 
 def test_two_workers_work_the_backlog_off(found):
@@ -71,8 +71,10 @@ def test_every_command_of_the_open_loop_is_answered(found):
 
 @pytest.mark.skipif(importlib.util.find_spec("psycopg_pool") is None, reason="psycopg-pool is not installed")
 def test_the_library_on_postgres_stores_the_same_completions(found):
-    measured = commit_vs_eventsourcing_postgres_on(found, rounds=1, size=SIZE, theirs=8)
+    measured = commit_vs_eventsourcing_postgres_on(
+        found, rounds=1, size=SIZE, theirs=8, options=["aggregates in memory"], counts=(1, 2)
+    )
 
     assert measured.value > 0
-    assert set(measured.details["eventsourcing_per_second"]) == {"1", "2", "4"}
+    assert set(measured.details["eventsourcing_per_second"]) == {"1", "2"}
     assert measured.details["postgres"]["fsync"] == "on"
