@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from bus import subjects
 from bus.envelope import CommandsDecided, Recorded
 from bus.errors import Conflict, OutcomeUnknown
-from bus.ports import CommandSource, Delivery, InboxHead, Message, Redrive
+from bus.ports import CommandSource, Delivery, InboxHead, Message, Redrive, Stretch
 from domain.catalogue import Key
 from domain.values import to_ms
 
@@ -19,6 +19,7 @@ class MemoryEventStore:
     def __init__(self, tenant: str) -> None:
         self.events: list[tuple[str, bytes]] = []
         self.lose_answers = 0
+        self.stretch = 30
         self._tenant = tenant
         self._last: dict[str, int] = {}
 
@@ -55,16 +56,15 @@ class MemoryEventStore:
                 found[owner].append(Recorded(seq, body))
         return found
 
-    async def since(self, after_seq: int, is_own: Callable[[str], bool]) -> dict[str, list[Recorded] | None]:
+    async def since(self, after_seq: int, is_own: Callable[[str], bool]) -> Stretch:
         """Events after a sequence by owner: the store is its own `bus.ports.Tail`."""
-        found: dict[str, list[Recorded] | None] = {}
-        for at, (subject, body) in enumerate(self.events[after_seq:], after_seq + 1):
+        found: dict[str, list[Recorded]] = {}
+        end_seq = min(len(self.events), after_seq + self.stretch)
+        for at, (subject, body) in enumerate(self.events[after_seq:end_seq], after_seq + 1):
             _, _, _, aggregate, owner = subject.split(".")
             if aggregate != subjects.INBOX and is_own(owner):
-                records = found.setdefault(owner, [])
-                if records is not None:
-                    records.append(Recorded(at, body))
-        return found
+                found.setdefault(owner, []).append(Recorded(at, body))
+        return Stretch(found, end_seq, is_last=end_seq == len(self.events))
 
     async def inbox_head(self, partition: int) -> InboxHead | None:
         """The last inbox event of a partition, None before the first."""

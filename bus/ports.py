@@ -68,11 +68,19 @@ class EventStore(Protocol):
         """Up to so many events, from a sequence on."""
 
 
+class Stretch(NamedTuple):
+    """Events by owner up to a sequence; `is_last` when the stream ended there."""
+
+    by_owner: dict[str, list[Recorded]]
+    end_seq: int
+    is_last: bool
+
+
 class Tail(Protocol):
     """The newest part of the event stream, read once for all partitions of a process."""
 
-    async def since(self, after_seq: int, is_own: Callable[[str], bool]) -> dict[str, list[Recorded] | None]:
-        """Events after a sequence by owner, for the owners asked for; None for one with more than can be kept."""
+    async def since(self, after_seq: int, is_own: Callable[[str], bool]) -> Stretch:
+        """Events after a sequence by owner, for the owners asked for; at most a stretch of them at once."""
 
 
 class SnapshotStore(Protocol):

@@ -17,9 +17,9 @@ log = logging.getLogger(__name__)
 #: Snapshots in one transaction; the watermark is one more.
 SNAPSHOTS_AT_ONCE: Final = 900
 #: While commands keep coming, snapshots wait until the stream has gone on by so many events.
-BEHIND_MAX: Final = 300_000
+BEHIND_MAX: Final = 150_000
 #: Owners of the tail that one call of `snapshot` brings into snapshots.
-TAIL_AT_ONCE: Final = 2_000
+TAIL_AT_ONCE: Final = 500
 
 
 class Restorer:
@@ -38,7 +38,7 @@ class Restorer:
         self._fence_seq = 0
         self._complete_to = 0
         self._kept: set[str] = set()
-        self._tail: dict[str, list[Recorded] | None] = {}
+        self._tail: dict[str, list[Recorded]] = {}
         self._by_history: set[str] = set()
         self._dirty: dict[str, Owner | None] = {}
 
@@ -52,8 +52,13 @@ class Restorer:
         self._by_history.clear()
         await self._write([])
         self._kept = set(await self._snapshots.owners(self._partition))
-        self._tail = await self._tail_source.since(self._complete_to, is_own)
-        return self._kept | self._tail.keys()
+        while True:
+            self._tail, end_seq, is_last = await self._tail_source.since(self._complete_to, is_own)
+            if is_last:
+                return self._kept | self._tail.keys()
+            while self._tail:
+                await self.load(list(self._tail)[:TAIL_AT_ONCE])
+            await self._write_dirty(end_seq)
 
     async def load(self, owner_ids: Collection[str]) -> dict[str, Owner | Exception]:
         """Restore owners; one whose history cannot be read comes as what went wrong."""
@@ -73,7 +78,7 @@ class Restorer:
             return None
         owner = snapshots.decode(bodies[owner_id]) if owner_id in bodies else None
         tail = self._tail.get(owner_id, [])
-        if tail is None or (owner is None and owner_id in self._kept):
+        if owner is None and owner_id in self._kept:
             return None
         restored = advanced(owner or Owner(), tail)
         return self._noted(owner_id, restored) if tail else restored
@@ -114,21 +119,23 @@ class Restorer:
             await self.load(list(self._tail)[:TAIL_AT_ONCE])
         if not self._dirty:
             return
-        dirty, self._dirty = self._dirty, {}
+        dirty = self._dirty
         try:
-            await self._write_all(dirty, head_seq)
+            await self._write_dirty(head_seq)
         except (AppendRefused, OutcomeUnknown) as err:
             self._dirty = {**dirty, **self._dirty}
             log.warning("snapshots of partition %d were not written: %s", self._partition, err)
 
-    async def _write_all(self, dirty: dict[str, Owner | None], head_seq: int) -> None:
+    async def _write_dirty(self, head_seq: int) -> None:
+        """Write who has gone on; with no tail left, snapshots are complete up to `head_seq`."""
+        dirty, self._dirty = self._dirty, {}
         every = [(owner_id, snapshots.encode(owner)) for owner_id, owner in dirty.items()]
         for start in range(0, len(every), SNAPSHOTS_AT_ONCE):
             await self._write(every[start : start + SNAPSHOTS_AT_ONCE])
         self._kept |= dirty.keys()
         self._by_history -= dirty.keys()
         if not self._tail:
-            self._complete_to = head_seq
+            self._complete_to = max(self._complete_to, head_seq)
             await self._write([])
 
     async def _write(self, bodies: list[tuple[str, bytes]]) -> None:

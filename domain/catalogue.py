@@ -24,6 +24,7 @@ from domain.quest import CloseQuest, PublishQuest, QuestState, RetireQuest, Take
 from domain.token import MintTokens, ReceiveTokens, SpendTokens, TokenState, TransferTokens
 
 Aggregate = Literal["quest", "player", "token"]
+AGGREGATES: tuple[Aggregate, ...] = ("quest", "player", "token")
 State = QuestState | PlayerState | TokenState
 Event = quest.QuestEvent | player.PlayerEvent | token.TokenEvent
 Command = (

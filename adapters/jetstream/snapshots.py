@@ -19,12 +19,13 @@ from adapters.jetstream.reader import (
 )
 from bus import subjects
 from bus.envelope import Recorded
-from bus.ports import Message
+from bus.ports import Message, Stretch
 
-#: Events of the tail that are kept in memory at most; owners of older ones are restored from their history.
-TAIL_RECORDS_MAX: Final = 400_000
-#: The tail is shared by partitions that are taken over within so many seconds.
-TAIL_KEPT_S: Final = 5.0
+#: Events that are held in memory at once.
+STRETCH_EVENTS: Final = 150_000
+#: A stretch is shared by partitions that ask for it within so many seconds.
+STRETCH_KEPT_S: Final = 10.0
+READ_AT_ONCE: Final = 2_000
 
 
 class JetStreamSnapshots:
@@ -65,52 +66,52 @@ class JetStreamSnapshots:
 
 
 class SharedTail:
-    """`bus.ports.Tail` over one tenant's event stream."""
+    """`bus.ports.Tail` over one tenant's event stream: one stretch of it, sorted by owner while it is read.
+
+    Partitions that are taken over together ask for the same stretches one after another, so one read serves them all.
+    """
 
     def __init__(self, client: Client, tenant: str) -> None:
         self._client = client
         self._tenant = tenant
         self._stream = subjects.events_stream(tenant)
         self._lock = asyncio.Lock()
-        self._after_seq = 0
-        self._end_seq = 0
-        self._read: list[tuple[str, Recorded | None]] = []
+        self._after_seq = self._end_seq = 0
+        self._by_owner: dict[str, list[Recorded]] = {}
         self._forgetting: asyncio.TimerHandle | None = None
 
-    async def since(self, after_seq: int, is_own: Callable[[str], bool]) -> dict[str, list[Recorded] | None]:
-        """Events after a sequence by owner, for the owners asked for; None for one with more than can be kept."""
+    async def since(self, after_seq: int, is_own: Callable[[str], bool]) -> Stretch:
+        """Events after a sequence by owner, for the owners asked for; at most a stretch of them at once."""
         async with self._lock:
             if self._forgetting is not None:
                 self._forgetting.cancel()
-            await self._extend(after_seq)
-            found: dict[str, list[Recorded] | None] = {}
-            for owner, record in self._read[after_seq - self._after_seq :]:
-                if not owner or not is_own(owner):
-                    continue
-                if record is None:
-                    found[owner] = None
-                elif (records := found.setdefault(owner, [])) is not None:
-                    records.append(record)
-            self._forgetting = asyncio.get_running_loop().call_later(TAIL_KEPT_S, self._forget)
-            return found
+            last_seq = int((await stream_info(self._client, self._stream))["state"]["last_seq"])
+            if not self._after_seq <= after_seq < self._end_seq:
+                self._by_owner = {}
+                self._after_seq = self._end_seq = after_seq
+            await self._read_to(min(last_seq, self._after_seq + STRETCH_EVENTS))
+            self._forgetting = asyncio.get_running_loop().call_later(STRETCH_KEPT_S, self._forget)
+            found = {
+                owner: [record for record in records if record.stream_seq > after_seq]
+                for owner, records in self._by_owner.items()
+                if records[-1].stream_seq > after_seq and is_own(owner)
+            }
+            return Stretch(found, self._end_seq, is_last=self._end_seq >= last_seq)
 
-    async def _extend(self, after_seq: int) -> None:
-        """Read on to the end of the stream, from `after_seq` on or from what is there already."""
-        last_seq = int((await stream_info(self._client, self._stream))["state"]["last_seq"])
-        if not self._read or after_seq < self._after_seq:
-            self._forget()
-            self._after_seq = self._end_seq = after_seq
-        inbox = f"tally.evt.{self._tenant}.{subjects.INBOX}."
+    async def _read_to(self, end_seq: int) -> None:
+        if self._end_seq >= end_seq:
+            return
         reader = PullReader(self._client, self._stream, self._end_seq)
         try:
-            while self._end_seq < last_seq:
-                for seq, message in await reader.take(4_000):
-                    is_kept = not message.subject.startswith(inbox) and last_seq - seq < TAIL_RECORDS_MAX
-                    owner = "" if message.subject.startswith(inbox) else message.subject.rpartition(".")[2]
-                    self._read.append((owner, Recorded(seq, message.data) if is_kept else None))
+            while self._end_seq < end_seq:
+                for seq, message in await reader.take(min(READ_AT_ONCE, end_seq - self._end_seq)):
                     self._end_seq = seq
+                    _, _, _, aggregate, owner = message.subject.split(".")
+                    if aggregate != subjects.INBOX:
+                        self._by_owner.setdefault(owner, []).append(Recorded(seq, message.data))
         finally:
             await reader.close()
 
     def _forget(self) -> None:
-        self._read = []
+        self._by_owner = {}
+        self._after_seq = self._end_seq = 0

@@ -18,6 +18,7 @@ from bus import subjects
 from bus.envelope import CommandsDecided, Recorded
 from bus.errors import StoreUnavailable
 from bus.ports import CommandSource, Delivery, InboxHead, Message, Redrive
+from domain.catalogue import AGGREGATES
 
 log = logging.getLogger(__name__)
 
@@ -44,20 +45,24 @@ class JetStreamEventStore:
     async def histories(self, owners: Collection[str]) -> dict[str, list[Recorded]]:
         """All events of each owner's aggregates, several owners at once."""
         gate = asyncio.Semaphore(READS_AT_ONCE)
-        found: dict[str, list[Recorded]] = {}
+        found: dict[str, list[Recorded]] = {owner: [] for owner in owners}
 
-        async def read(owner: str) -> None:
+        async def read(owner: str, aggregate: str) -> None:
+            # A subject with a wildcard would let the server look through the whole stream.
+            subject = subjects.event(self._tenant, aggregate, owner)
             async with gate:
-                messages = await history(self._client, self._stream, subjects.event(self._tenant, "*", owner))
-            inbox = f"tally.evt.{self._tenant}.{subjects.INBOX}."
-            found[owner] = [Recorded(seq, body) for seq, subject, body in messages if not subject.startswith(inbox)]
+                messages = await history(self._client, self._stream, subject)
+            found[owner] += [Recorded(seq, body) for seq, _, body in messages]
 
         try:
             async with asyncio.TaskGroup() as group:
                 for owner in owners:
-                    group.create_task(read(owner))
+                    for aggregate in AGGREGATES:
+                        group.create_task(read(owner, aggregate))
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from failed
+        for records in found.values():
+            records.sort(key=lambda record: record.stream_seq)
         return found
 
     async def inbox_head(self, partition: int) -> InboxHead | None:
