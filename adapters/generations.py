@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Final, Protocol, cast
+from functools import partial
+from typing import Any, Final, NamedTuple, Protocol, cast
 
 from bus.follower import Follower
 from projections.errors import RebuildRefused
@@ -43,26 +44,59 @@ class Generations(Protocol):
         """Remove a generation that is not live."""
 
 
-#: Projection -> (module, class, setting that must be known).
-PROJECTIONS: Final[dict[str, tuple[str, str, tuple[str, ...]]]] = {
-    "leaderboards": ("adapters.redis_generations", "BoardGenerations", ("redis_url",)),
-    "readmodels": ("adapters.postgres_generations", "ReadModelGenerations", ("postgres_dsn",)),
-    "analytics": (
-        "adapters.iceberg_generations",
-        "AnalyticsGenerations",
+class Entry(NamedTuple):
+    """Where a projection's follower and its generations are (`module:class`), and the settings that must be known."""
+
+    follower: str
+    generations: str
+    need: tuple[str, ...]
+    #: The module that both get first, for a projection into tables of its own.
+    tables: str = ""
+
+
+def tables(module: str) -> Entry:
+    """A projection that is one module: `project` and its tables in PostgreSQL (docs/projections.md)."""
+    place = "adapters.postgres_tables:"
+    return Entry(f"{place}TablesFollower", f"{place}TablesGenerations", ("postgres_dsn",), module)
+
+
+PROJECTIONS: Final[dict[str, Entry]] = {
+    "leaderboards": Entry(
+        "adapters.redis_boards:LeaderboardFollower", "adapters.redis_generations:BoardGenerations", ("redis_url",)
+    ),
+    "readmodels": Entry(
+        "adapters.postgres_readmodels:ReadModelFollower",
+        "adapters.postgres_generations:ReadModelGenerations",
+        ("postgres_dsn",),
+    ),
+    "analytics": Entry(
+        "adapters.iceberg:AnalyticsFollower",
+        "adapters.iceberg_generations:AnalyticsGenerations",
         ("iceberg_catalog_uri", "iceberg_warehouse"),
     ),
 }
 
 
-def require_projection(name: str) -> str:
-    """The name of a projection; raises `RebuildRefused`."""
+def require_projection(name: str) -> Entry:
+    """Where a projection is; raises `RebuildRefused`."""
     if name not in PROJECTIONS:
         raise RebuildRefused(f"{name[:60]!r} is no projection; there are {', '.join(PROJECTIONS)}")
-    return name
+    return PROJECTIONS[name]
+
+
+def follower_maker(name: str) -> Callable[[Any], Follower]:
+    """What makes the live follower of a projection from the settings."""
+    entry = require_projection(name)
+    return cast("Callable[[Any], Follower]", _bound(entry, entry.follower))
 
 
 def generations(name: str, settings: Any, tenant: str) -> Generations:
     """The generations of a projection; raises `RebuildRefused` for an unknown one."""
-    module, kind, _ = PROJECTIONS[require_projection(name)]
-    return cast("Generations", getattr(importlib.import_module(module), kind)(settings, tenant))
+    entry = require_projection(name)
+    return cast("Generations", _bound(entry, entry.generations)(settings, tenant))
+
+
+def _bound(entry: Entry, place: str) -> Callable[..., Any]:
+    module, _, kind = place.partition(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(module), kind)
+    return partial(found, importlib.import_module(entry.tables)) if entry.tables else found

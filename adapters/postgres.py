@@ -10,9 +10,8 @@ import psycopg
 from psycopg import AsyncConnection, sql
 from psycopg.rows import TupleRow, dict_row
 
-from adapters.postgres_schema import MIGRATIONS, schema_of
+from adapters.postgres_schema import READ_MODELS, Tables, schema_of
 from bus.follower import Position, StreamIdentity
-from projections import read_models
 from projections.errors import ProjectionError, SinkUnavailable, Switched
 from projections.generations import LIVE, no_past_state
 from projections.positions import require_same_stream
@@ -46,8 +45,11 @@ def unavailable(err: psycopg.Error) -> ProjectionError:
     return SinkUnavailable(f"PostgreSQL refuses: {said}; the read models stay where they were")
 
 
-async def connect(settings: PostgresSettings, tenant: str, generation: str = LIVE) -> Connection:
-    """A connection that sees the schema of one tenant; raises `SinkUnavailable`."""
+async def connect(
+    settings: PostgresSettings, tenant: str, generation: str = LIVE, tables: Tables = READ_MODELS
+) -> Connection:
+    """A connection that sees one schema of one tenant; raises `SinkUnavailable`."""
+    schema = schema_of(tenant, generation, tables.name)
     try:
         connection = await AsyncConnection.connect(
             settings.postgres_dsn,
@@ -56,18 +58,18 @@ async def connect(settings: PostgresSettings, tenant: str, generation: str = LIV
             options=_OPTIONS,
             application_name="tallyroot",
         )
-        await connection.execute(sql.SQL("SET search_path TO {}").format(sql.Identifier(schema_of(tenant, generation))))
+        await connection.execute(sql.SQL("SET search_path TO {}").format(sql.Identifier(schema)))
     except psycopg.Error as err:
         raise unavailable(err) from err
     return connection
 
 
-async def migrate(connection: Connection, tenant: str, generation: str = LIVE) -> None:
+async def migrate(connection: Connection, tenant: str, generation: str = LIVE, tables: Tables = READ_MODELS) -> None:
     """Bring a tenant's schema forward to this version; safe to repeat and to run twice at once.
 
     Raises `ProjectionError` when a newer version of the program was here before.
     """
-    name = schema_of(tenant, generation)
+    name = schema_of(tenant, generation, tables.name)
     async with connection.transaction():
         await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [name])
         await connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(name)))
@@ -77,43 +79,47 @@ async def migrate(connection: Connection, tenant: str, generation: str = LIVE) -
         )
         found = await (await connection.execute("SELECT coalesce(max(version), 0) FROM migrations")).fetchone()
         done: int = found[0] if found else 0
-        if done > len(MIGRATIONS):
+        if done > len(tables.migrations):
             message = (
-                f"read models of {tenant} have schema version {done}, this program knows {len(MIGRATIONS)}; "
+                f"{tables.name} of {tenant} have schema version {done}, this program knows {len(tables.migrations)}; "
                 "upgrade tallyroot, nothing was changed"
             )
             raise ProjectionError(message)
-        for version, statements in enumerate(MIGRATIONS[done:], done + 1):
+        for version, statements in enumerate(tables.migrations[done:], done + 1):
             await connection.execute(statements)
             await connection.execute("INSERT INTO migrations (version) VALUES (%s)", [version])
 
 
-async def open_position(connection: Connection, stream: StreamIdentity) -> tuple[Position, str]:
-    """The position of the read models, made at 0 when there is none, and the id of their generation.
+async def open_position(
+    connection: Connection, stream: StreamIdentity, tables: Tables = READ_MODELS
+) -> tuple[Position, str]:
+    """The position of a projection, made at 0 when there is none, and the id of their generation.
 
     Raises `ForeignPosition`.
     """
     await connection.execute(
         "INSERT INTO position (projection, stream_created, stream_seq, leaf_hash, version) VALUES (%s, %s, 0, '', %s) "
         "ON CONFLICT DO NOTHING",
-        [read_models.NAME, stream.created, read_models.VERSION],
+        [tables.name, stream.created, tables.version],
     )
-    stored = await stored_position(connection)
-    cursor = await connection.execute("SELECT generation FROM position WHERE projection = %s", [read_models.NAME])
+    stored = await stored_position(connection, tables)
+    cursor = await connection.execute("SELECT generation FROM position WHERE projection = %s", [tables.name])
     found = await cursor.fetchone()
-    return require_same_stream(read_models.NAME, stored, stream), found[0] if found else ""
+    return require_same_stream(tables.name, stored, stream), found[0] if found else ""
 
 
-async def stored_position(connection: Connection) -> Position | None:
+async def stored_position(connection: Connection, tables: Tables = READ_MODELS) -> Position | None:
     """The position as it is stored."""
     cursor = await connection.execute(
-        "SELECT stream_created, stream_seq, leaf_hash FROM position WHERE projection = %s", [read_models.NAME]
+        "SELECT stream_created, stream_seq, leaf_hash FROM position WHERE projection = %s", [tables.name]
     )
     found = await cursor.fetchone()
     return Position(*found) if found else None
 
 
-async def move_position(connection: Connection, before: Position, after: Position, generation: str) -> int | None:
+async def move_position(
+    connection: Connection, before: Position, after: Position, generation: str, tables: Tables = READ_MODELS
+) -> int | None:
     """Move the position inside of a transaction; returns None, or where it stands when it is not at `before`.
 
     The row stays locked until the transaction ends: a second copy waits here and then finds it moved. Raises
@@ -125,7 +131,7 @@ async def move_position(connection: Connection, before: Position, after: Positio
         [
             after.stream_seq,
             after.leaf_hash,
-            read_models.NAME,
+            tables.name,
             before.stream_created,
             before.stream_seq,
             before.leaf_hash,
@@ -135,22 +141,24 @@ async def move_position(connection: Connection, before: Position, after: Positio
     if cursor.rowcount == 1:
         return None
     cursor = await connection.execute(
-        "SELECT stream_seq, generation FROM position WHERE projection = %s", [read_models.NAME]
+        "SELECT stream_seq, generation FROM position WHERE projection = %s", [tables.name]
     )
     found = await cursor.fetchone()
     if found is not None and found[1] != generation:
-        raise Switched(read_models.NAME)
+        raise Switched(tables.name)
     return found[0] if found else 0
 
 
 @asynccontextmanager
-async def reading(settings: PostgresSettings, tenant: str, generation: str = LIVE) -> AsyncIterator[Connection]:
+async def reading(
+    settings: PostgresSettings, tenant: str, generation: str = LIVE, tables: Tables = READ_MODELS
+) -> AsyncIterator[Connection]:
     """A connection for queries that see one moment of one generation; its failures come as `SinkUnavailable`.
 
     The lock comes before the snapshot: a generation that goes live waits for who reads, and who comes later sees it
     as it is then. (A snapshot from before would show the new tables half filled.)
     """
-    connection = await connect(settings, tenant, generation)
+    connection = await connect(settings, tenant, generation, tables)
     try:
         async with connection:
             await connection.set_autocommit(False)
@@ -159,7 +167,7 @@ async def reading(settings: PostgresSettings, tenant: str, generation: str = LIV
             yield connection
     except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as err:
         if generation != LIVE:
-            raise no_past_state(read_models.NAME, tenant, generation) from err
+            raise no_past_state(tables.name, tenant, generation) from err
         raise unavailable(err) from err
     except psycopg.Error as err:
         raise unavailable(err) from err

@@ -12,9 +12,8 @@ from psycopg import sql
 
 from adapters import postgres
 from adapters.postgres_readmodels import ReadModelFollower
-from adapters.postgres_schema import schema_of
+from adapters.postgres_schema import READ_MODELS, Tables, schema_of
 from bus.follower import Position
-from projections import read_models
 from projections.errors import RebuildRefused, SinkUnavailable
 from projections.generations import LIVE, PREVIOUS, Standing, State
 
@@ -41,17 +40,17 @@ _MODULUS: Final = 1 << 64
 class ReadModelGenerations:
     """The generations of one tenant's read models."""
 
-    name = read_models.NAME
-    version = read_models.VERSION
-
-    def __init__(self, settings: postgres.PostgresSettings, tenant: str) -> None:
+    def __init__(self, settings: postgres.PostgresSettings, tenant: str, tables: Tables = READ_MODELS) -> None:
+        self.name = tables.name
+        self.version = tables.version
+        self._own = tables
         self._settings = settings
         self._tenant = tenant
 
     async def prepare(self) -> None:
         """Bring the live schema forward: what is compared and switched must have the same tables."""
         async with self._connected(LIVE) as connection:
-            await postgres.migrate(connection, self._tenant)
+            await postgres.migrate(connection, self._tenant, LIVE, self._own)
 
     async def follower(self, generation: str) -> ReadModelFollower:
         """What feeds a generation that is not live; the previous one is retired, until it is wanted again."""
@@ -60,14 +59,14 @@ class ReadModelGenerations:
                 if not await self._exists(connection, PREVIOUS):
                     raise RebuildRefused(f"{self.name} of {self._tenant} has no previous generation to go back to")
                 await connection.execute("UPDATE position SET retired_at = NULL")
-        return ReadModelFollower(self._settings, generation)
+        return self._feeder(generation)
 
     async def standing(self, generation: str) -> Standing | None:
         """Where a generation stands; None when there is none."""
         async with self._connected(generation) as connection:
             if not await self._exists(connection, generation):
                 return None
-            return await _standing(connection)
+            return await self._standing(connection)
 
     async def state(self, generation: str) -> State:
         """What a generation holds, at one moment."""
@@ -82,7 +81,7 @@ class ReadModelGenerations:
     async def at_rest(self, generation: str) -> AsyncIterator[State]:
         """What a generation holds at one moment."""
         try:
-            async with postgres.reading(self._settings, self._tenant, generation) as connection:
+            async with postgres.reading(self._settings, self._tenant, generation, self._own) as connection:
                 await connection.execute("SET LOCAL statement_timeout = 0; SET LOCAL timezone = 'UTC'")
                 state = await self._state(connection, generation)
         except psycopg.Error as err:
@@ -120,7 +119,7 @@ class ReadModelGenerations:
             raise RebuildRefused(f"{self.name} of {self._tenant} has no {generation} generation to go to")
         await connection.execute(f"SET LOCAL lock_timeout = {SWITCH_LOCK_MS}")
         await connection.execute(_sql("LOCK TABLE {}.position IN EXCLUSIVE MODE", self._schema(LIVE)))
-        standing = await _standing(connection)
+        standing = await self._standing(connection)
         await feed(standing.position.stream_seq if standing else 0)
         await connection.execute(_sql("LOCK TABLE {}.position IN ACCESS EXCLUSIVE MODE", self._schema(LIVE)))
         await connection.execute("UPDATE position SET retired_at = now()")
@@ -142,7 +141,7 @@ class ReadModelGenerations:
                 await connection.execute(_sql("ANALYZE {}", table))
 
     async def _state(self, connection: postgres.Connection, generation: str) -> State:
-        standing = await _standing(connection)
+        standing = await self._standing(connection)
         rows, hashes = {}, {}
         sums = ", ".join(_WORD.format(first=first, modulus=_MODULUS) for first in (1, 9, 17, 25))
         for table in await self._tables(connection, generation):
@@ -163,25 +162,27 @@ class ReadModelGenerations:
         found = await cursor.fetchone()
         return found is not None and found[0] is not None
 
+    async def _standing(self, connection: postgres.Connection) -> Standing | None:
+        cursor = await connection.execute(
+            "SELECT stream_created, stream_seq, leaf_hash, version FROM position WHERE projection = %s", [self.name]
+        )
+        found = await cursor.fetchone()
+        return None if found is None else Standing(position=Position(*found[:3]), version=found[3])
+
+    def _feeder(self, generation: str) -> ReadModelFollower:
+        return ReadModelFollower(self._settings, generation)
+
     def _schema(self, generation: str) -> str:
-        return schema_of(self._tenant, generation)
+        return schema_of(self._tenant, generation, self.name)
 
     @asynccontextmanager
     async def _connected(self, generation: str) -> AsyncIterator[postgres.Connection]:
-        connection = await postgres.connect(self._settings, self._tenant, generation)
+        connection = await postgres.connect(self._settings, self._tenant, generation, self._own)
         try:
             async with connection:
                 yield connection
         except psycopg.Error as err:
             raise postgres.unavailable(err) from err
-
-
-async def _standing(connection: postgres.Connection) -> Standing | None:
-    cursor = await connection.execute(
-        "SELECT stream_created, stream_seq, leaf_hash, version FROM position WHERE projection = %s", [read_models.NAME]
-    )
-    found = await cursor.fetchone()
-    return None if found is None else Standing(position=Position(*found[:3]), version=found[3])
 
 
 def _sql(text: str, *names: str) -> sql.Composed:

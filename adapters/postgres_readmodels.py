@@ -10,6 +10,7 @@ from typing import Any, Final
 import psycopg
 
 from adapters import postgres
+from adapters.postgres_schema import READ_MODELS
 from bus.envelope import Recorded
 from bus.follower import Position, StreamIdentity
 from projections import read_models
@@ -76,6 +77,7 @@ class ReadModelFollower:
     """Feeds the read models of one tenant."""
 
     name = read_models.NAME
+    tables = READ_MODELS
 
     def __init__(self, settings: postgres.PostgresSettings, generation: str = LIVE) -> None:
         self._settings = settings
@@ -86,10 +88,10 @@ class ReadModelFollower:
     async def open(self, tenant: str, stream: StreamIdentity) -> Position:
         """Bring the schema forward; returns the stored position. Raises `ForeignPosition`, `SinkUnavailable`."""
         await self.close()
-        self._connection = connection = await postgres.connect(self._settings, tenant, self._generation)
+        self._connection = connection = await postgres.connect(self._settings, tenant, self._generation, self.tables)
         try:
-            await postgres.migrate(connection, tenant, self._generation)
-            self._position, self._opened = await postgres.open_position(connection, stream)
+            await postgres.migrate(connection, tenant, self._generation, self.tables)
+            self._position, self._opened = await postgres.open_position(connection, stream, self.tables)
         except psycopg.Error as err:
             await self.close()
             raise postgres.unavailable(err) from err
@@ -104,11 +106,11 @@ class ReadModelFollower:
         Raises `OutOfOrder`, `Fenced`, `Switched`, `Inconsistent`, `SinkUnavailable`; then nothing of it is there.
         """
         waiting = [*self._held, *records] if self._held else records
-        whole = read_models.whole_movements(waiting)
+        whole = self._whole(waiting)
         advance(self.name, self._position, waiting)
         after = advance(self.name, self._position, waiting[:whole])
         if after is not self._position:
-            await self._commit(read_models.project(waiting[:whole]), after)
+            await self._commit(waiting[:whole], after)
         self._held = list(waiting[whole:])
         self._position = after
 
@@ -122,22 +124,29 @@ class ReadModelFollower:
         if connection is not None:
             await connection.close()
 
-    async def _commit(self, writes: Writes, after: Position) -> None:
+    def _whole(self, records: Sequence[Recorded]) -> int:
+        return read_models.whole_movements(records)
+
+    async def _write(self, cursor: Any, records: Sequence[Recorded]) -> None:
+        writes = read_models.project(records)
+        await _add(cursor, writes)
+        await _change(cursor, writes)
+
+    async def _commit(self, records: Sequence[Recorded], after: Position) -> None:
         if self._connection is None:
             message = f"{self.name}: not open; open it first"
             raise Inconsistent(message)
         try:
             async with self._connection.transaction():
-                found = await postgres.move_position(self._connection, self._position, after, self._opened)
+                found = await postgres.move_position(self._connection, self._position, after, self._opened, self.tables)
                 if found is not None:
                     raise Fenced(self.name, self._position.stream_seq, found)
                 async with self._connection.cursor() as cursor:
-                    await _add(cursor, writes)
-                    await _change(cursor, writes)
+                    await self._write(cursor, records)
         except psycopg.errors.UniqueViolation as err:
             message = (
                 f"{self.name}: a row of the events after {self._position.stream_seq} is already there ({_key(err)}); "
-                "something else changed the read models: replace them (tally rebuild readmodels --accept)"
+                f"something else changed the rows: replace them (tally rebuild {self.name} --accept)"
             )
             raise Inconsistent(message) from err
         except psycopg.Error as err:

@@ -6,8 +6,9 @@ Every tenant has a schema of its own. A migration that was released is never cha
 from __future__ import annotations
 
 from hashlib import sha256
-from typing import Final
+from typing import Final, NamedTuple
 
+from projections import read_models
 from projections.generations import LIVE
 
 IDENTIFIER_BYTES_MAX: Final = 63
@@ -113,9 +114,35 @@ MIGRATIONS: Final = (
 )
 
 
-def schema_of(tenant: str, generation: str = LIVE) -> str:
-    """The schema of a tenant's read models; a generation in the making has a schema beside the live one."""
-    name = f"{PREFIX}{tenant}" if generation == LIVE else f"{PREFIX}{tenant}@{generation}"
+class Tables(NamedTuple):
+    """A projection that lives in a schema of its own: its name, its version, how its tables are made."""
+
+    name: str
+    version: int
+    migrations: tuple[str, ...]
+
+
+READ_MODELS: Final = Tables(read_models.NAME, read_models.VERSION, MIGRATIONS)
+#: The first migration of any other projection.
+POSITION: Final = """
+CREATE TABLE position (
+    projection text PRIMARY KEY,
+    stream_created text NOT NULL,
+    stream_seq bigint NOT NULL,
+    leaf_hash text NOT NULL,
+    applied_at timestamptz NOT NULL DEFAULT now(),
+    version integer NOT NULL,
+    generation text NOT NULL DEFAULT gen_random_uuid()::text,
+    retired_at timestamptz
+);
+"""
+
+
+def schema_of(tenant: str, generation: str = LIVE, projection: str = READ_MODELS.name) -> str:
+    """The schema of a tenant's projection; a generation in the making has a schema beside the live one."""
+    name = f"{PREFIX}{tenant}" if projection == READ_MODELS.name else f"{PREFIX}{tenant}+{projection}"
+    if generation != LIVE:
+        name = f"{name}@{generation}"
     if len(name) <= IDENTIFIER_BYTES_MAX:
         return name
     # PostgreSQL would cut the name, and two tenants might meet.

@@ -2,13 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from nats.aio.client import Client
 
-from adapters import iceberg, postgres, redis_boards, timers
+from adapters import timers
+from adapters.generations import PROJECTIONS, generations
 from adapters.jetstream import streams
 from adapters.jetstream.connection import connect
 from adapters.jetstream.reader import message_at, stream_info
@@ -22,13 +22,9 @@ from ledger.files import Folder
 from ledger.reader import LogReader
 from ledger.tiles import CHECKPOINT
 from projections.errors import ProjectionError
+from projections.generations import LIVE
 
-PROJECTIONS: dict[str, Callable[[Settings, str], Awaitable[Position | None]]] = {
-    "leaderboards": redis_boards.read_position,
-    "readmodels": postgres.read_position,
-    "analytics": iceberg.read_position,
-    "timers": timers.read_position,
-}
+TIMERS = "timers"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +77,7 @@ async def _tenant(client: Client, settings: Settings, tenant: str) -> TenantStat
     log = published if isinstance(published, LogStatus) else None
     problem = published if isinstance(published, str) else None
     signer = FollowerStatus(name="signer", stream_seq=log.tree_size if log else 0, problem=problem)
-    projectors = await asyncio.gather(*(_projector(name, settings, tenant) for name in PROJECTIONS))
+    projectors = await asyncio.gather(*(_projector(name, settings, tenant) for name in (*PROJECTIONS, TIMERS)))
     followers = [await _behind(client, events, follower) for follower in (signer, *projectors)]
     return TenantStatus(
         tenant=tenant,
@@ -94,10 +90,17 @@ async def _tenant(client: Client, settings: Settings, tenant: str) -> TenantStat
 
 async def _projector(name: str, settings: Settings, tenant: str) -> FollowerStatus:
     try:
-        position = await PROJECTIONS[name](settings, tenant)
+        position = await _position(name, settings, tenant)
     except (ProjectionError, BusError) as err:
         return FollowerStatus(name=name, problem=str(err))
     return FollowerStatus(name=name, stream_seq=position.stream_seq if position else 0)
+
+
+async def _position(name: str, settings: Settings, tenant: str) -> Position | None:
+    if name == TIMERS:
+        return await timers.read_position(settings, tenant)
+    standing = await generations(name, settings, tenant).standing(LIVE)
+    return standing.position if standing else None
 
 
 async def _behind(client: Client, events: dict[str, dict[str, int]], follower: FollowerStatus) -> FollowerStatus:

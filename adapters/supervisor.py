@@ -14,11 +14,12 @@ from adapters.embedded_process import Child
 from adapters.embedded_servers import EmbeddedServer
 from adapters.errors import ServerFailed
 from adapters.files import change_endpoints, make_directory, write_endpoints
+from adapters.generations import PROJECTIONS
 from adapters.settings import ENDPOINTS_FILE, SOURCES, Settings
 from adapters.supervisor_kept import Kept
 from adapters.supervisor_lock import DataDirLock
 
-DEFAULT_PROCESSES = "worker signer,leaderboards,readmodels,analytics,timers"
+DEFAULT_PROCESSES = f"worker signer,{','.join(PROJECTIONS)},timers"
 POLL_S = 0.05
 TENANTS_EVERY_S = 2.0
 START_WITHIN_S = 120.0

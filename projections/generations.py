@@ -82,7 +82,8 @@ def state_hash(hashes: Mapping[str, str]) -> str:
 def no_past_state(projection: str, tenant: str, name: str) -> NotFound:
     """Nobody built a past state of that name."""
     return NotFound(
-        f"{projection} of {tenant} has no past state {name}; build it (tally rebuild {projection} --at TIME --as {name})"
+        f"{projection} of {tenant} has no past state {name}: build it ("
+        f"tally rebuild {projection} --at TIME --as {name})"
     )
 
 

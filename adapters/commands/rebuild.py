@@ -52,7 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do one of the four; 2 when it is refused."""
-    _, _, need = PROJECTIONS[require_projection(args.projection)]
+    need = require_projection(args.projection).need
     is_past = args.to_sequence is not None or args.at is not None
     if is_past != (args.other is not None):
         raise TallyError(

@@ -18,6 +18,7 @@ from nats.aio.client import Client
 
 from adapters.errors import TallyError
 from adapters.feed import SharedRead, keep_following, keep_pumping
+from adapters.generations import PROJECTIONS, follower_maker
 from adapters.jetstream import streams
 from adapters.jetstream.connection import connect
 from adapters.settings import Settings
@@ -30,14 +31,12 @@ HELP = "run one process: worker, signer, leaderboards, readmodels, analytics, ti
 log = logging.getLogger(__name__)
 
 WORKER: Final = "worker"
-#: Follower -> (module, class, setting that must be known); a process imports only what it hosts.
-FOLLOWERS: Final[dict[str, tuple[str, str, tuple[str, ...]]]] = {
+#: Follower that is no projection -> (module, class, setting that must be known); a process imports only what it hosts.
+OTHERS: Final[dict[str, tuple[str, str, tuple[str, ...]]]] = {
     "signer": ("adapters.signer", "Signer", ("log_dir", "keys_dir")),
-    "leaderboards": ("adapters.redis_boards", "LeaderboardFollower", ("redis_url",)),
-    "readmodels": ("adapters.postgres_readmodels", "ReadModelFollower", ("postgres_dsn",)),
-    "analytics": ("adapters.iceberg", "AnalyticsFollower", ("iceberg_catalog_uri", "iceberg_warehouse")),
     "timers": ("adapters.timers", "TimersFollower", ("nats_url",)),
 }
+FOLLOWERS: Final = ("signer", *PROJECTIONS, "timers")
 TENANTS_EVERY_S: Final = 1.0
 
 
@@ -70,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
         message = f"process group {args.group!r} names {unknown or 'nothing'}, wanted some of {wanted}"
         raise TallyError(message)
     followers = [name for name in names if name != WORKER]
-    need = {"nats_url", *(field for name in followers for field in FOLLOWERS[name][2])}
+    need = {"nats_url", *(field for name in followers for field in _needs(name))}
     settings = Settings.load(args.data, need=sorted(need))
     only = frozenset(name for name in args.only_tenants.split(",") if name) or None
     worker = Worker(settings.nats_url, owners_max=args.owners_max, only_tenants=only) if WORKER in names else None
@@ -152,8 +151,14 @@ async def _end(followed: dict[str, list[asyncio.Task[None]]]) -> None:
         await asyncio.gather(pump, return_exceptions=True)
 
 
+def _needs(name: str) -> tuple[str, ...]:
+    return PROJECTIONS[name].need if name in PROJECTIONS else OTHERS[name][2]
+
+
 def _maker(name: str) -> Callable[[Settings], Follower]:
-    module, kind, _ = FOLLOWERS[name]
+    if name in PROJECTIONS:
+        return follower_maker(name)
+    module, kind, _ = OTHERS[name]
     make: Callable[[Settings], Follower] = getattr(importlib.import_module(module), kind)
     return make
 

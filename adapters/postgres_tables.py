@@ -1,0 +1,58 @@
+"""Any projection into tables of its own in PostgreSQL: a module with NAME, VERSION, MIGRATIONS and project (docs)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+from adapters.postgres import PostgresSettings
+from adapters.postgres_generations import ReadModelGenerations
+from adapters.postgres_readmodels import ReadModelFollower
+from adapters.postgres_schema import POSITION, Tables
+from bus.envelope import Recorded
+from projections.generations import LIVE
+
+
+class TableProjection(Protocol):
+    """What a module must have to be a projection; `project` is pure and gives statements with their rows, in order."""
+
+    NAME: str
+    VERSION: int
+    MIGRATIONS: tuple[str, ...]
+
+    def project(self, records: Sequence[Recorded]) -> Iterable[tuple[str, Sequence[Sequence[Any]]]]:
+        """Each statement is executed once for each of its rows, in one transaction with the position."""
+
+
+def tables_of(projection: TableProjection) -> Tables:
+    """Its tables, the position first."""
+    return Tables(projection.NAME, projection.VERSION, (POSITION, *projection.MIGRATIONS))
+
+
+class TablesFollower(ReadModelFollower):
+    """Feeds such a projection of one tenant."""
+
+    def __init__(self, projection: TableProjection, settings: PostgresSettings, generation: str = LIVE) -> None:
+        super().__init__(settings, generation)
+        self.name = projection.NAME
+        self.tables = tables_of(projection)
+        self._projection = projection
+
+    def _whole(self, records: Sequence[Recorded]) -> int:
+        return len(records)
+
+    async def _write(self, cursor: Any, records: Sequence[Recorded]) -> None:
+        for statement, rows in self._projection.project(records):
+            if rows:
+                await cursor.executemany(statement, rows)
+
+
+class TablesGenerations(ReadModelGenerations):
+    """The generations of such a projection of one tenant."""
+
+    def __init__(self, projection: TableProjection, settings: PostgresSettings, tenant: str) -> None:
+        super().__init__(settings, tenant, tables_of(projection))
+        self._projection = projection
+
+    def _feeder(self, generation: str) -> TablesFollower:
+        return TablesFollower(self._projection, self._settings, generation)
