@@ -250,9 +250,9 @@ def test_the_tail_tells_what_came_after_by_owner(caches, tenant):
             early = await tail.since(0, lambda owner: owner == "b")
             await store.append("b2", [message(tenant, "token", "a", 2, 1), message(tenant, "inbox", "3", 1, 0)])
             late = await tail.since(1, lambda _: True)
-            return [
-                {owner: [r.stream_seq for r in records] for owner, records in one.by_owner.items()}
-                for one in (early, late)
+            seqs = [
+                {o: [r.stream_seq for r in records] for o, records in one.by_owner.items()} for one in (early, late)
             ]
+            return seqs, early.is_last, late.end_seq
 
     assert asyncio.run(story()) == ([{"b": [2]}, {"a": [3], "b": [2]}], True, 4)
