@@ -10,7 +10,7 @@ from typing import Any, Final
 import psycopg
 from psycopg import sql
 
-from adapters import postgres
+from adapters import postgres, postgres_parking
 from adapters.postgres_readmodels import ReadModelFollower
 from adapters.postgres_schema import READ_MODELS, Tables, schema_of
 from bus.follower import Position
@@ -18,7 +18,7 @@ from projections.errors import RebuildRefused, SinkUnavailable
 from projections.generations import LIVE, PREVIOUS, Standing, State
 
 #: Tables that say how far and how, not what.
-_BESIDES: Final = ("position", "migrations")
+_BESIDES: Final = ("position", "migrations", "parked")
 SWITCH_TRIES: Final = 5
 SWITCH_LOCK_MS: Final = 2_000
 _SWAP: Final = "swap"
@@ -167,7 +167,10 @@ class ReadModelGenerations:
             "SELECT stream_created, stream_seq, leaf_hash, version FROM position WHERE projection = %s", [self.name]
         )
         found = await cursor.fetchone()
-        return None if found is None else Standing(position=Position(*found[:3]), version=found[3])
+        if found is None:
+            return None
+        parked = await postgres_parking.summary(connection)
+        return Standing(position=Position(*found[:3]), version=found[3], parked=parked)
 
     def _feeder(self, generation: str) -> ReadModelFollower:
         return ReadModelFollower(self._settings, generation)

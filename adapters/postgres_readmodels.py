@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import psycopg
 
-from adapters import postgres
+from adapters import postgres, postgres_parking
 from adapters.postgres_schema import READ_MODELS
 from bus.envelope import Recorded
 from bus.follower import Position, StreamIdentity
 from projections import read_models
 from projections.errors import Fenced, Inconsistent, ProjectionError
 from projections.generations import LIVE
+from projections.parking import Parked, project_or_park, ready
 from projections.positions import advance
 from projections.read_models import TREASURY, Writes, array
+
+log = logging.getLogger(__name__)
 
 _COPY_PLAYERS: Final = "COPY players (player, region, cohort, registered_at, xp, level) FROM STDIN (FORMAT csv)"
 _COPY_BADGES: Final = "COPY badges (player, quest, badge, awarded_at) FROM STDIN (FORMAT csv)"
@@ -84,6 +88,7 @@ class ReadModelFollower:
         self._generation = generation
         self._connection: postgres.Connection | None = None
         self._held: list[Recorded] = []
+        self._parked: dict[str, int] = {}
 
     async def open(self, tenant: str, stream: StreamIdentity) -> Position:
         """Bring the schema forward; returns the stored position. Raises `ForeignPosition`, `SinkUnavailable`."""
@@ -92,6 +97,7 @@ class ReadModelFollower:
         try:
             await postgres.migrate(connection, tenant, self._generation, self.tables)
             self._position, self._opened = await postgres.open_position(connection, stream, self.tables)
+            await self._retry_parked(connection)
         except psycopg.Error as err:
             await self.close()
             raise postgres.unavailable(err) from err
@@ -110,7 +116,11 @@ class ReadModelFollower:
         advance(self.name, self._position, waiting)
         after = advance(self.name, self._position, waiting[:whole])
         if after is not self._position:
-            await self._commit(waiting[:whole], after)
+            is_live = self._generation == LIVE
+            writes, parked = project_or_park(self.name, self._project, waiting[:whole], self._parked, is_live=is_live)
+            await self._commit(writes, parked, after)
+            for one in parked:
+                self._parked.setdefault(one.subject, one.stream_seq)
         self._held = list(waiting[whole:])
         self._position = after
 
@@ -127,12 +137,31 @@ class ReadModelFollower:
     def _whole(self, records: Sequence[Recorded]) -> int:
         return read_models.whole_movements(records)
 
-    async def _write(self, cursor: Any, records: Sequence[Recorded]) -> None:
-        writes = read_models.project(records)
+    def _project(self, records: Sequence[Recorded]) -> Any:
+        return read_models.project(records)
+
+    async def _write(self, cursor: Any, writes: Any) -> None:
         await _add(cursor, writes)
         await _change(cursor, writes)
 
-    async def _commit(self, records: Sequence[Recorded], after: Position) -> None:
+    async def _retry_parked(self, connection: postgres.Connection) -> None:
+        """Apply what can be projected now, each aggregate in order and in one transaction."""
+        parked = await postgres_parking.stored(connection)
+        self._parked = {}
+        for one in parked:
+            self._parked.setdefault(one.subject, one.stream_seq)
+        for subject, writes in ready(self._project, parked):
+            try:
+                await self._commit(writes, (), self._position, released=subject)
+            except Inconsistent as err:
+                log.warning("%s stays parked: %s", subject, err)
+                continue
+            log.info("%s: the parked events of %s are applied", self.name, subject)
+            del self._parked[subject]
+
+    async def _commit(
+        self, writes: Any, parked: Sequence[Parked], after: Position, *, released: str | None = None
+    ) -> None:
         if self._connection is None:
             message = f"{self.name}: not open; open it first"
             raise Inconsistent(message)
@@ -142,7 +171,11 @@ class ReadModelFollower:
                 if found is not None:
                     raise Fenced(self.name, self._position.stream_seq, found)
                 async with self._connection.cursor() as cursor:
-                    await self._write(cursor, records)
+                    await self._write(cursor, writes)
+                    if parked:
+                        await postgres_parking.keep(cursor, parked)
+                    if released is not None:
+                        await postgres_parking.release(cursor, released)
         except psycopg.errors.UniqueViolation as err:
             message = (
                 f"{self.name}: a row of the events after {self._position.stream_seq} is already there ({_key(err)}); "

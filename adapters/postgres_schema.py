@@ -14,6 +14,16 @@ from projections.generations import LIVE
 IDENTIFIER_BYTES_MAX: Final = 63
 PREFIX: Final = "tally_"
 
+#: Events that could not be projected, and those of their aggregates behind them (projections/parking.py).
+PARKED: Final = """
+CREATE TABLE parked (
+    stream_seq bigint PRIMARY KEY,
+    subject text COLLATE "C" NOT NULL,
+    body bytea NOT NULL,
+    reason text NOT NULL,
+    parked_at timestamptz NOT NULL DEFAULT now()
+);
+"""
 MIGRATIONS: Final = (
     """
     CREATE TABLE position (
@@ -111,6 +121,7 @@ MIGRATIONS: Final = (
         ADD COLUMN retired_at timestamptz;
     COMMENT ON COLUMN position.generation IS 'a follower goes on only in the generation that it opened';
     """,
+    PARKED,
 )
 
 

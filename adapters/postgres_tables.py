@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from adapters.postgres import PostgresSettings
 from adapters.postgres_generations import ReadModelGenerations
 from adapters.postgres_readmodels import ReadModelFollower
-from adapters.postgres_schema import POSITION, Tables
+from adapters.postgres_schema import PARKED, POSITION, Tables
 from bus.envelope import Recorded
 from projections.generations import LIVE
 
@@ -26,7 +26,7 @@ class TableProjection(Protocol):
 
 def tables_of(projection: TableProjection) -> Tables:
     """Its tables, the position first."""
-    return Tables(projection.NAME, projection.VERSION, (POSITION, *projection.MIGRATIONS))
+    return Tables(projection.NAME, projection.VERSION, (POSITION + PARKED, *projection.MIGRATIONS))
 
 
 class TablesFollower(ReadModelFollower):
@@ -41,8 +41,11 @@ class TablesFollower(ReadModelFollower):
     def _whole(self, records: Sequence[Recorded]) -> int:
         return len(records)
 
-    async def _write(self, cursor: Any, records: Sequence[Recorded]) -> None:
-        for statement, rows in self._projection.project(records):
+    def _project(self, records: Sequence[Recorded]) -> Any:
+        return list(self._projection.project(records))
+
+    async def _write(self, cursor: Any, writes: Any) -> None:
+        for statement, rows in writes:
             if rows:
                 await cursor.executemany(statement, rows)
 

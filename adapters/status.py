@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from nats.aio.client import Client
@@ -29,13 +29,17 @@ TIMERS = "timers"
 
 @dataclass(frozen=True, kw_only=True)
 class FollowerStatus:
-    """`behind_s` is the age of the oldest event that is not yet applied; `problem` says why nothing is known."""
+    """`behind_s` is the age of the oldest event that is not yet applied; `problem` says why nothing is known.
+
+    `parked` says in one line which events wait because they could not be projected (docs/projections.md).
+    """
 
     name: str
     stream_seq: int | None = None
     behind_events: int | None = None
     behind_s: float | None = None
     problem: str | None = None
+    parked: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,17 +94,17 @@ async def _tenant(client: Client, settings: Settings, tenant: str) -> TenantStat
 
 async def _projector(name: str, settings: Settings, tenant: str) -> FollowerStatus:
     try:
-        position = await _position(name, settings, tenant)
+        position, parked = await _position(name, settings, tenant)
     except (ProjectionError, BusError) as err:
         return FollowerStatus(name=name, problem=str(err))
-    return FollowerStatus(name=name, stream_seq=position.stream_seq if position else 0)
+    return FollowerStatus(name=name, stream_seq=position.stream_seq if position else 0, parked=parked)
 
 
-async def _position(name: str, settings: Settings, tenant: str) -> Position | None:
+async def _position(name: str, settings: Settings, tenant: str) -> tuple[Position | None, str]:
     if name == TIMERS:
-        return await timers.read_position(settings, tenant)
+        return await timers.read_position(settings, tenant), ""
     standing = await generations(name, settings, tenant).standing(LIVE)
-    return standing.position if standing else None
+    return (standing.position, standing.parked) if standing else (None, "")
 
 
 async def _behind(client: Client, events: dict[str, dict[str, int]], follower: FollowerStatus) -> FollowerStatus:
@@ -116,9 +120,7 @@ async def _behind(client: Client, events: dict[str, dict[str, int]], follower: F
             return FollowerStatus(name=follower.name, stream_seq=follower.stream_seq, problem=str(err))
         if found is not None:
             age_s = max(0.0, (datetime.now(UTC) - datetime.fromisoformat(found[2])).total_seconds())
-    return FollowerStatus(
-        name=follower.name, stream_seq=follower.stream_seq, behind_events=behind, behind_s=round(age_s, 3)
-    )
+    return replace(follower, behind_events=behind, behind_s=round(age_s, 3))
 
 
 def _log(settings: Settings, tenant: str) -> LogStatus | str | None:

@@ -8,6 +8,7 @@ ProjectionError
   ForeignPosition   the position belongs to another stream
   Inconsistent      the sink does not hold what its position says that it holds
   SinkUnavailable   the sink's server does not answer, or refuses
+  Unprojectable     an event that the projector fails on, where it cannot be parked
   UnknownEvent      an event of a type that this version does not know
   NotFound          a query names what is not there
 """
@@ -65,6 +66,16 @@ class Inconsistent(ProjectionError):
 
 class SinkUnavailable(ProjectionError):
     """The server behind a sink does not answer or refuses the work."""
+
+
+class Unprojectable(ProjectionError):
+    """The projector fails on an event, and the projection may not go on without it."""
+
+    def __init__(self, projection: str, stream_seq: int, subject: str, reason: str) -> None:
+        super().__init__(
+            f"{projection}: event {stream_seq} ({subject}) cannot be projected: {reason}; correct the projector, then "
+            "try again (the live one goes on without that aggregate)"
+        )
 
 
 class UnknownEvent(ProjectionError):

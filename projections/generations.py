@@ -25,10 +25,11 @@ _MODULUS: Final = 1 << 256
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a generation stands, and by which version of its projector it was made."""
+    """Where a generation stands, by which version of its projector it was made, what is parked in one line."""
 
     position: Position
     version: int
+    parked: str = ""
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):

@@ -50,6 +50,8 @@ def _lines(status: TenantStatus) -> Iterator[str]:
     yield f"tenant {status.tenant}: {status.events:,} events, {status.commands_waiting:,} commands in the queue"
     for follower in status.followers:
         yield f"  {follower.name:<14} {_lag(follower)}"
+        if follower.parked:
+            yield f"  {'':<14} {follower.parked}"
     if status.log is None:
         yield "  log            nothing signed yet"
         return
