@@ -190,7 +190,9 @@ def _first(
 ) -> tuple[int, pa.Table]:
     """How many rows match, and the first of them: read in portions, so that memory stays bounded."""
     try:
-        scan = table.scan(row_filter=condition, snapshot_id=snapshot_id)
+        # A snapshot is read in the schema that it was written in; the newest in the one that the table has now.
+        is_newest = snapshot_id == table.metadata.current_snapshot_id
+        scan = table.scan(row_filter=condition, snapshot_id=None if is_newest else snapshot_id)
         reader = scan.to_arrow_batch_reader()
     except (ValueError, TypeError) as err:
         raise ProjectionError(f"--where does not fit {table.name()[-1]}: {' '.join(str(err).split())[:160]}") from err

@@ -5,6 +5,7 @@ import json
 import os
 import time
 from collections import Counter, defaultdict
+from itertools import pairwise
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -34,7 +35,7 @@ class Lake:
         position = await follower.open(self.tenant, story.stream)
         first, count = position.stream_seq, up_to - position.stream_seq
         bounds = [first + count * at // pieces for at in range(pieces + 1)]
-        for start, end in zip(bounds, bounds[1:], strict=False):
+        for start, end in pairwise(bounds):
             if end > start:
                 await follower.apply(story.batch(start + 1, end))
         await follower.close()
