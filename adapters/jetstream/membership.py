@@ -21,6 +21,7 @@ NAME_IN_USE: Final = 10058
 #: "replicas > 1 not supported in non-clustered mode", "no suitable peers for placement"
 TOO_FEW_SERVERS: Final = frozenset({10074, 10005})
 BEAT_WITHIN_S: Final = 2.0
+LEADER_WITHIN_S: Final = 5.0
 
 
 class Membership:
@@ -34,7 +35,7 @@ class Membership:
     async def join(self) -> None:
         """Create the stream when it is missing, and be seen."""
         await self._create()
-        await self.beat()
+        await self._be_seen()
 
     async def _create(self) -> None:
         for replicas in (3, 1):
@@ -71,8 +72,19 @@ class Membership:
             await self._client.request(f"{_PREFIX}{self._id}", self._serves, timeout=BEAT_WITHIN_S)
         except nats.errors.NoRespondersError:
             await self._create()
-            await self._client.request(f"{_PREFIX}{self._id}", self._serves, timeout=BEAT_WITHIN_S)
+            await self._be_seen()
             await asyncio.sleep(1.5 * BEAT_S)
+
+    async def _be_seen(self) -> None:
+        """The first beat into a new stream, which in a cluster has no leader for a moment."""
+        async with asyncio.timeout(LEADER_WITHIN_S):
+            while True:
+                try:
+                    await self._client.request(f"{_PREFIX}{self._id}", self._serves, timeout=BEAT_WITHIN_S)
+                except nats.errors.NoRespondersError:
+                    await asyncio.sleep(0.1)
+                else:
+                    return
 
     async def members(self) -> dict[str, frozenset[str] | None]:
         """Every worker that was seen lately and the tenants that it serves (None: all)."""
