@@ -37,6 +37,7 @@ class Restorer:
         self._tail_source = tail
         self._fence_seq = 0
         self._complete_to = 0
+        self._is_failing = False
         self._kept: set[str] = set()
         self._tail: dict[str, list[Recorded]] = {}
         self._by_history: set[str] = set()
@@ -124,7 +125,11 @@ class Restorer:
             await self._write_dirty(head_seq)
         except (AppendRefused, OutcomeUnknown) as err:
             self._dirty = {**dirty, **self._dirty}
-            log.warning("snapshots of partition %d were not written: %s", self._partition, err)
+            if not self._is_failing:  # an overtaken worker would say it every second until it is told to stop
+                log.warning("snapshots of partition %d were not written: %s", self._partition, err)
+            self._is_failing = True
+        else:
+            self._is_failing = False
 
     async def _write_dirty(self, head_seq: int) -> None:
         """Write who has gone on; with no tail left, snapshots are complete up to `head_seq`."""
