@@ -13,6 +13,8 @@ from pyiceberg.types import StringType
 import adapters.lake
 from adapters import cli, iceberg, lake_derived, lake_maintenance
 from adapters.iceberg import AnalyticsFollower
+from bus.envelope import TIME_MS_MAX, TIME_MS_MIN
+from domain.token import MintTokens
 from domain.values import to_time
 from projections import lake, lake_upkeep
 from projections.errors import Inconsistent, NotFound, ProjectionError, UnknownEvent
@@ -254,3 +256,19 @@ def test_a_snapshot_of_a_table_without_positions_is_not_found():
         lake_upkeep.standing_at("events", [], 5, is_cut=True)
         pytest.fail("nothing can stand anywhere")
     assert iceberg.EVENTS == "events"
+
+
+def test_days_at_the_edges_of_time_are_days_like_any_other(own, tenant):
+    story = Story(tenant)
+    publish(story)
+    finish(story, "ann", 60_000)
+    for at_ms in (TIME_MS_MIN, -1, 0, TIME_MS_MAX - 1):
+        story.tell("token", "ann", MintTokens(amount=2, reason="édgé"), at_ms)
+    own.feed(story, pieces=2)
+    own.maintain()
+    story.tell("token", "ann", MintTokens(amount=3, reason="édgé"), -1)
+    own.feed(story)
+
+    own.maintain()
+
+    assert derived_in(own) == derived_of(story.records)
