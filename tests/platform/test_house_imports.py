@@ -21,7 +21,8 @@ MAY_IMPORT: dict[str, set[str]] = {
 OUTSIDE_CLIENTS = Path("simulations/clients")
 # Where each third-party client may be imported; the beginnings of paths.
 CLIENT_PLACES: dict[str, tuple[str, ...]] = {
-    "nats": ("adapters/", "simulations/clients/", "benchmarks/"),
+    # The senders of the crash tests stand for services too; they write down what the checker reads.
+    "nats": ("adapters/", "simulations/clients/", "simulations/chaos", "benchmarks/"),
     "redis": ("adapters/redis", "benchmarks/"),
     "valkey": (),
     "psycopg": ("adapters/postgres", "benchmarks/"),
@@ -31,7 +32,7 @@ CLIENT_PLACES: dict[str, tuple[str, ...]] = {
 }
 # Where a connection is made; its errors and types may be named wherever the client may.
 CONNECTION_PLACES: dict[str, tuple[str, ...]] = {
-    "nats": ("adapters/jetstream/connection.py", "simulations/clients/", "benchmarks/"),
+    "nats": ("adapters/jetstream/connection.py", "simulations/clients/", "simulations/chaos", "benchmarks/"),
 }
 # Pure packages: what they import besides these needs a discussion.
 DOMAIN_MAY_USE = {"__future__", "collections", "dataclasses", "datetime", "enum", "functools", "math", "msgspec"}
