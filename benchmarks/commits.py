@@ -12,7 +12,7 @@ from adapters.errors import TallyError
 from adapters.jetstream.connection import connect
 from adapters.jetstream.reader import stream_info
 from benchmarks.bare import BATCH_MESSAGES, BareStream, Copied, read_messages
-from benchmarks.lab import NATS, POLL_S, TENANT, WORKER, Lab, clients_of, cpu_used, lab, prepare, sizes
+from benchmarks.lab import NATS, POLL_S, TENANT, WORKER, Lab, clients_of, cpu_used, lab, prepare, quiet, sizes
 from benchmarks.measurement import Measurement
 from bus import subjects
 from simulations import burst
@@ -114,6 +114,7 @@ async def _backlog(found: Lab, number: int, size: int) -> dict[str, Any]:
     """Load the backlog while the worker stands still, then let it go; it keeps the players in memory meanwhile."""
     async with clients_of(found.settings, f"backlog-{number}", size) as clients:
         await prepare(clients, size, is_new=number == 0)
+        await quiet(found, WORKER)
         events, inboxes = await sizes(found.settings)
         found.pause(WORKER)
         try:
@@ -158,6 +159,7 @@ async def _burst(found: Lab, number: int, size: int) -> dict[str, Any]:
     progress, quest = Progress(is_quiet=True), f"burst-{number}"
     async with Stores(found.settings, TENANT) as stores, clients_of(found.settings, quest, size) as clients:
         await prepare(clients, size, is_new=number == 0)
+        await quiet(found, WORKER)
         async with Sampler(stores) as samples:
             await settled(samples, patience_s=burst.SETTLE_PATIENCE_S)
         cpu = found.cpu()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import tempfile
@@ -26,6 +27,8 @@ CLIENTS: Final = 3
 WORKER: Final = "worker"
 NATS: Final = "nats-server"
 POLL_S: Final = 0.05
+QUIET_CPU_S: Final = 0.05
+QUIET_WITHIN_S: Final = 60
 
 
 class Lab:
@@ -80,6 +83,15 @@ def lab(processes: str | None) -> Iterator[Lab]:
 def clients_of(settings: Settings, quest: str, size: int, *, ack_every: int = 10) -> Clients:
     """Client processes for so many players."""
     return Clients(settings.nats_url, TENANT, quest, slices(size, CLIENTS), ack_every=ack_every)
+
+
+async def quiet(found: Lab, name: str) -> None:
+    """Wait until a process does nothing more of its own accord (a worker writes snapshots when nobody asks)."""
+    for _ in range(QUIET_WITHIN_S):
+        before = found.cpu()[name]
+        await asyncio.sleep(1)
+        if found.cpu()[name] - before < QUIET_CPU_S:
+            return
 
 
 async def prepare(clients: Clients, size: int, *, is_new: bool = True) -> None:

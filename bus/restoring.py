@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 #: Snapshots in one transaction; the watermark is one more.
 SNAPSHOTS_AT_ONCE: Final = 900
 #: While commands keep coming, snapshots wait until the stream has gone on by so many events.
-BEHIND_MAX: Final = 150_000
+BEHIND_MAX: Final = 500_000
 #: Owners of the tail that one call of `snapshot` brings into snapshots.
 TAIL_AT_ONCE: Final = 500
 

@@ -22,7 +22,7 @@ from bus.envelope import Recorded
 from bus.ports import Message, Stretch
 
 #: Events that are held in memory at once.
-STRETCH_EVENTS: Final = 150_000
+STRETCH_EVENTS: Final = 500_000
 #: A stretch is shared by partitions that ask for it within so many seconds.
 STRETCH_KEPT_S: Final = 10.0
 READ_AT_ONCE: Final = 2_000
