@@ -72,6 +72,15 @@ class BatchPublisher:
             waiting.set_result(message.data)
 
 
+async def publish_all(client: Client, messages: Sequence[tuple[str, bytes]]) -> None:
+    """Publish (subject, body) pairs in one write; the subjects must have been checked."""
+    out: list[bytes] = []
+    for subject, body in messages:
+        out += (f"PUB {subject} {len(body)}\r\n".encode(), body, b"\r\n")
+    await client._send_command(b"".join(out))  # noqa: SLF001
+    await client._flush_pending()  # noqa: SLF001
+
+
 def frames(batch_id: str, messages: Sequence[Message], reply: str) -> bytes:
     """The protocol bytes of a whole batch; the last message commits it and asks for the acknowledgement.
 

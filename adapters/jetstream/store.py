@@ -10,7 +10,7 @@ from typing import Final
 
 from nats.aio.client import Client
 
-from adapters.jetstream.append import BatchPublisher
+from adapters.jetstream.append import BatchPublisher, publish_all
 from adapters.jetstream.connection import api
 from adapters.jetstream.dead_letters import DISCARD_HEADER, REDRIVE_HEADER, REPLY_TO_HEADER
 from adapters.jetstream.reader import PullReader, direct_get, history, last_message, last_seqs, stream_info
@@ -160,5 +160,4 @@ class JetStreamOutbox:
 
     async def send(self, outcomes: Sequence[tuple[str, bytes]]) -> None:
         """Publish outcomes; a sender that is gone does not hear them."""
-        for subject, body in outcomes:
-            await self._client.publish(subject, body)
+        await publish_all(self._client, outcomes)
