@@ -78,7 +78,7 @@ class Child:
         """Return when `ready()`; raises ServerFailed when the process ends first or the time is over."""
         deadline = time.monotonic() + within_s
         while not ready():
-            if not self.alive:
+            if not self.alive and not ready():  # it may have ended between the two looks, as it should (initdb)
                 raise ServerFailed(f"{self.name} ended at start ({self.ending()}): see {self.log_path}")
             if time.monotonic() > deadline:
                 tail = f", its last words: {self.last_words()}" if self.last_words() else ""
