@@ -260,7 +260,9 @@ def test_a_stream_that_is_not_configured_as_it_must_be_is_refused_and_the_settin
             config = {**streams.events_config(tenant, 1), "max_msgs": 10}
             await client.request(f"$JS.API.STREAM.UPDATE.EVENTS_{tenant}", json.dumps(config).encode())
             await streams.describe(client, tenant)
-        finally:
+        finally:  # other tests look at every stream of the server
+            config["max_msgs"] = -1
+            await client.request(f"$JS.API.STREAM.UPDATE.EVENTS_{tenant}", json.dumps(config).encode())
             await client.close()
 
     with pytest.raises(WrongStream, match="max_msgs = 10, wanted -1"):
