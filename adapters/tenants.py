@@ -18,10 +18,10 @@ async def create_tenant(
     intake: streams.Intake = "fast",
     replicas: int = 1,
 ) -> bool:
-    """Create a tenant's streams and keys where they are missing; returns whether the tenant is new.
+    """Create a tenant's streams where they are missing; returns whether the tenant is new.
 
-    The read-model schema, the namespace of the lake, the Redis keys and the log are made by those who write them, when
-    they first see the tenant.
+    Everything else is made by those who write it, when they first see the tenant, within seconds: the signer makes the
+    log and its keys, the projectors the read-model schema, the namespace of the lake and the Redis keys.
     """
     client = await connect(settings.nats_url, "tally-tenant")
     try:

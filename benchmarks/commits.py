@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable, Coroutine
 from datetime import datetime
 from statistics import median
 from typing import Any, Final
@@ -20,6 +21,8 @@ from simulations.installation import run_async
 from simulations.lag import Sampler, settled
 from simulations.progress import Progress
 from simulations.stores import Stores
+
+Commit = Callable[[Lab, int, int], Coroutine[Any, Any, dict[str, Any]]]
 
 DEPTHS: Final = (4, 16)
 EVENTS_OF_A_COMPLETION: Final = 4
@@ -60,28 +63,26 @@ class Bare:
 
 def commit_vs_bare(*, rounds: int, size: int) -> Measurement:
     """The worker over a preloaded backlog of completions; nothing else runs but the servers."""
-    done: list[dict[str, Any]] = []
-    with lab(WORKER) as found:
-        bare = Bare(found.settings)
-        for number in range(rounds):
-            committed = run_async(_backlog(found, number, size))
-            bare_rates = bare.rates(committed["first_seq"] - 1, committed["last_seq"])
-            done.append(_beside(committed, bare_rates))
-        details = found.details()
-    return _measurement("worker over a backlog, warm, beside bare batches of the same events", done, size, details)
+    of = "worker over a backlog, warm, beside bare batches of the same events"
+    return _rounds(of, WORKER, _backlog, rounds, size)
 
 
 def commit_all_running_vs_bare(*, rounds: int, size: int) -> Measurement:
     """A live burst with signer and projectors running, beside a bare client on the same server when they are idle."""
+    return _rounds("live burst, every consumer running, beside bare batches", None, _burst, rounds, size)
+
+
+def _rounds(of: str, processes: str | None, commit: Commit, rounds: int, size: int) -> Measurement:
+    """Commit, then let the bare client append the same, round by round on one server."""
     done: list[dict[str, Any]] = []
-    with lab(None) as found:
+    with lab(processes) as found:
         bare = Bare(found.settings)
         for number in range(rounds):
-            committed = run_async(_burst(found, number, size))
+            committed = run_async(commit(found, number, size))
             bare_rates = bare.rates(committed["first_seq"] - 1, committed["last_seq"])
             done.append(_beside(committed, bare_rates))
         details = found.details()
-    return _measurement("live burst, every consumer running, beside bare batches", done, size, details)
+    return _measurement(of, done, size, details)
 
 
 def _beside(committed: dict[str, Any], bare_rates: dict[int, float]) -> dict[str, Any]:

@@ -69,7 +69,6 @@ def test_every_command_of_the_open_loop_is_answered(found):
     assert measured.details["fsync_ms_before_and_after"][0]["p50"] > 0
 
 
-@pytest.mark.skipif(importlib.util.find_spec("psycopg_pool") is None, reason="psycopg-pool is not installed")
 def test_the_library_on_postgres_stores_the_same_completions(found):
     measured = commit_vs_eventsourcing_postgres_on(
         found, rounds=1, size=SIZE, theirs=8, options=["aggregates in memory"], counts=(1, 2)
