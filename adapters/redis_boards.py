@@ -12,7 +12,9 @@ Keys of a tenant share the hash tag `{tally:<tenant>}`, so that a cluster keeps 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterable, Sequence
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Final, Protocol, Self, cast
 
 import msgspec
@@ -159,19 +161,14 @@ class Script:
     def __init__(self, client: redis.Redis, text: str) -> None:
         self._client = client
         self._text = text
-        self._digest = ""
+        self._digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
     async def __call__(self, keys: Sequence[str], arguments: Sequence[str | bytes | int]) -> Any:
         try:
-            if self._digest:
-                return await self._run(keys, arguments)
+            return await self._client.evalsha(self._digest, len(keys), *keys, *arguments)
         except NoScriptError:
-            pass
-        self._digest = await self._client.script_load(self._text)
-        return await self._run(keys, arguments)
-
-    async def _run(self, keys: Sequence[str], arguments: Sequence[str | bytes | int]) -> Any:
-        return await self._client.evalsha(self._digest, len(keys), *keys, *arguments)
+            await self._client.script_load(self._text)
+            return await self._client.evalsha(self._digest, len(keys), *keys, *arguments)
 
 
 def connect(settings: RedisSettings) -> redis.Redis:
@@ -183,6 +180,16 @@ def connect(settings: RedisSettings) -> redis.Redis:
         socket_connect_timeout=DEADLINE_S,
         retry=None,
     )
+
+
+@asynccontextmanager
+async def shared_client(settings: RedisSettings) -> AsyncIterator[redis.Redis]:
+    """A client for the queries of a process."""
+    client = connect(settings)
+    try:
+        yield client
+    finally:
+        await client.aclose()
 
 
 def unavailable(err: RedisError) -> ProjectionError:
@@ -296,10 +303,10 @@ class LeaderboardFollower:
 
 
 class Boards:
-    """The leaderboards of one tenant as people and services read them."""
+    """The leaderboards of one tenant as people and services read them; over a client of its own, or over yours."""
 
-    def __init__(self, settings: RedisSettings, tenant: str, generation: str = LIVE) -> None:
-        self._client = connect(settings)
+    def __init__(self, source: RedisSettings | redis.Redis, tenant: str, generation: str = LIVE) -> None:
+        self._client = source if isinstance(source, redis.Redis) else connect(source)
         self._tenant = tenant
         self._generation = generation
         self._around = Script(self._client, _AROUND)

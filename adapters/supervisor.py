@@ -19,7 +19,7 @@ from adapters.settings import ENDPOINTS_FILE, SOURCES, Settings
 from adapters.supervisor_kept import Kept
 from adapters.supervisor_lock import DataDirLock
 
-DEFAULT_PROCESSES = f"worker signer,{','.join(PROJECTIONS)},timers"
+DEFAULT_PROCESSES = f"worker signer,{','.join(PROJECTIONS)},timers queries"
 POLL_S = 0.05
 TENANTS_EVERY_S = 2.0
 START_WITHIN_S = 120.0

@@ -6,31 +6,34 @@ Its point of view is ours, as AsyncAPI wants it: `receive` is a command that a s
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
 
-from bus import examples, subjects
+from bus import asyncapi_queries, examples, subjects
 from bus.envelope import schema_of
 from bus.errors import BusError
+from bus.queries import Query
 from bus.schemas import Described, Schema, data_schema, described, envelope_schema, file_name
 
 #: Goes up when a channel, an envelope or a type is added (second number) or changed incompatibly (first).
-CONTRACT_VERSION: Final = "1.0.0"
+CONTRACT_VERSION: Final = "1.1.0"
 REPLY_TO_HEADER: Final = "Tally-Reply-To"
 
 _ABOUT: Final = """\
 Commands in, events and outcomes out, over NATS with JetStream. A service publishes a command and hears its outcome on \
 the subject that it names in the header Tally-Reply-To (an inbox of its own, or one below tally.out.<tenant>), else on \
 tally.out.<tenant>.<command id>. The same command sent again with the same id is executed once and answered again. \
+Queries are answered by NATS micro services: an answer, or the headers Nats-Service-Error-Code and Nats-Service-Error. \
 Bodies are CloudEvents 1.0 in JSON, structured mode, at most 65,535 bytes; docs/formats.md has the bytes. Readers \
 pass over fields that they do not know."""
 _KINDS: Final = {"command": "Command", "event": "Event", "outcome": "Outcome"}
 _ID: Final = "letters, digits, '-' and '_', 1 to 64 of them"
 
 
-def document() -> dict[str, Any]:
-    """The whole document, ready to be written as JSON."""
+def document(queries: Sequence[Query]) -> dict[str, Any]:
+    """The whole document, ready to be written as JSON; `queries` are those that are served."""
     types = list(described())
     shown = _examples()
     channels, operations = _channels(types), {}
@@ -41,6 +44,7 @@ def document() -> dict[str, Any]:
         if name.endswith("Events"):
             operations[f"send{name[0].upper()}{name[1:]}"] = {"action": "send", "channel": _ref("channels", name)}
     operations["sendOutcomes"] = {"action": "send", "channel": _ref("channels", "outcomes")}
+    asked = asyncapi_queries.parts(queries, [one.word for one in types if one.kind == "outcome"])
     return {
         "asyncapi": "3.0.0",
         "id": "urn:tallyroot:ledger",
@@ -54,11 +58,11 @@ def document() -> dict[str, Any]:
                 "variables": {"address": {"default": "127.0.0.1:4222", "description": "host and port"}},
             }
         },
-        "channels": channels,
-        "operations": operations,
+        "channels": channels | asked["channels"],
+        "operations": operations | asked["operations"],
         "components": {
-            "messages": {one.word: _message(one, shown) for one in types},
-            "schemas": _schemas(types),
+            "messages": {one.word: _message(one, shown) for one in types} | asked["messages"],
+            "schemas": _schemas(types, asked["schemas"]),
         },
     }
 
@@ -140,11 +144,12 @@ def _message(one: Described, shown: dict[str, dict[str, Any]]) -> dict[str, Any]
     return message | {"examples": [example]}
 
 
-def _schemas(types: list[Described]) -> dict[str, Schema]:
+def _schemas(types: list[Described], asked: dict[str, Schema]) -> dict[str, Schema]:
     """Everything that is referred to, in the dialect that AsyncAPI's own schemas have (draft 7)."""
     found: dict[str, Schema] = {}
     wholes = [(_key(one), data_schema(one)) for one in types]
     wholes += [(_KINDS[kind], envelope_schema(kind)) for kind in ("command", "event", "outcome")]
+    wholes += list(asked.items())
     for key, schema in wholes:
         parts = {key: {name: value for name, value in schema.items() if name not in {"$schema", "$id", "$defs"}}}
         for name, part in (parts | schema.get("$defs", {})).items():

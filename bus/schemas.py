@@ -107,14 +107,14 @@ def described() -> Iterator[Described]:
 
 def data_schema(described: Described) -> Schema:
     """The schema of a type's `data`; the order of the properties is the order of the bytes."""
-    body, definitions = _schema_of_type(described.data)
+    body, definitions = schema_of_type(described.data)
     head = {"$schema": DIALECT, "$id": schema_of(described.name), **body, "title": described.name}
     return head | ({"$defs": definitions} if definitions else {})
 
 
 def envelope_schema(kind: Kind) -> Schema:
     """The schema of what stands around the data; `data` itself is any JSON here."""
-    body, _ = _schema_of_type(_with_any_data(_ENVELOPES[kind]))
+    body, _ = schema_of_type(_with_any_data(_ENVELOPES[kind]))
     properties, rules = body["properties"], _RULES[kind]
     if unknown := rules.keys() - properties.keys():
         raise BusError(f"rules for {sorted(unknown)} of the {kind} envelope, which has only {list(properties)}")
@@ -141,7 +141,7 @@ def written(document: Mapping[str, Any]) -> str:
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
-def _schema_of_type(kind: type) -> tuple[Schema, dict[str, Schema]]:
+def schema_of_type(kind: type) -> tuple[Schema, dict[str, Schema]]:
     """The body of a type's schema, and the definitions that it refers to."""
     (root,), definitions = msgspec.json.schema_components([kind], ref_template="#/$defs/{name}")
     if set(root) != {"$ref"}:

@@ -9,9 +9,9 @@ import importlib
 import logging
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import nats.errors
 from nats.aio.client import Client
@@ -21,29 +21,34 @@ from adapters.feed import SharedRead, keep_following, keep_pumping
 from adapters.generations import PROJECTIONS, follower_maker
 from adapters.jetstream import streams
 from adapters.jetstream.connection import connect
+from adapters.queries import catalogue
 from adapters.settings import Settings
 from adapters.worker import OWNERS_MAX, Worker
 from bus.errors import BusError, WrongStream
 from bus.follower import Follower
 
-HELP = "run one process: worker, signer, leaderboards, readmodels, analytics, timers, or several followers together"
+HELP = "run one process: worker, queries, signer, leaderboards, readmodels, analytics, timers, or several of them"
 
 log = logging.getLogger(__name__)
 
 WORKER: Final = "worker"
+QUERIES: Final = "queries"
 #: Follower that is no projection -> (module, class, setting that must be known); a process imports only what it hosts.
 OTHERS: Final[dict[str, tuple[str, str, tuple[str, ...]]]] = {
     "signer": ("adapters.signer", "Signer", ("log_dir", "keys_dir")),
     "timers": ("adapters.timers", "TimersFollower", ("nats_url",)),
 }
 FOLLOWERS: Final = ("signer", *PROJECTIONS, "timers")
+GROUPS: Final = (WORKER, QUERIES, *FOLLOWERS)
 TENANTS_EVERY_S: Final = 1.0
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """`GROUP` is what the process hosts, separated by commas."""
-    parser.epilog = "example:\n  tally run worker\n  tally run signer,leaderboards,readmodels,analytics,timers"
-    parser.add_argument("group", metavar="GROUP", help=f"of: {', '.join((WORKER, *FOLLOWERS))}; commas between")
+    parser.epilog = (
+        "example:\n  tally run worker\n  tally run signer,leaderboards,readmodels,analytics,timers\n  tally run queries"
+    )
+    parser.add_argument("group", metavar="GROUP", help=f"of: {', '.join(GROUPS)}; commas between")
     parser.add_argument(
         "--owners-max",
         type=int,
@@ -63,18 +68,19 @@ def run(args: argparse.Namespace) -> int:
     """Serve until SIGTERM or SIGINT; creates the file TALLY_READY_FILE when everything serves."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     names = [name for name in args.group.split(",") if name]
-    unknown = [name for name in names if name != WORKER and name not in FOLLOWERS]
+    unknown = [name for name in names if name not in GROUPS]
     if unknown or not names:
-        wanted = ", ".join((WORKER, *FOLLOWERS))
+        wanted = ", ".join(GROUPS)
         message = f"process group {args.group!r} names {unknown or 'nothing'}, wanted some of {wanted}"
         raise TallyError(message)
-    followers = [name for name in names if name != WORKER]
-    need = {"nats_url", *(field for name in followers for field in _needs(name))}
+    followers = [name for name in names if name in FOLLOWERS]
+    need = {"nats_url", *(field for name in names if name != WORKER for field in _needs(name))}
     settings = Settings.load(args.data, need=sorted(need))
     only = frozenset(name for name in args.only_tenants.split(",") if name) or None
     worker = Worker(settings.nats_url, owners_max=args.owners_max, only_tenants=only) if WORKER in names else None
+    queries = _query_services(settings, only) if QUERIES in names else None
     _spare_the_collector()
-    asyncio.run(_serve(settings, worker, followers, only))
+    asyncio.run(_serve(settings, [served for served in (worker, queries) if served is not None], followers, only))
     return 0
 
 
@@ -85,16 +91,25 @@ def _spare_the_collector() -> None:
     gc.set_threshold(100_000, 20, 50)
 
 
-async def _serve(settings: Settings, worker: Worker | None, followers: list[str], only: frozenset[str] | None) -> None:
+class Served(Protocol):
+    """What runs in a process until it is to stop."""
+
+    async def run(self, stop: asyncio.Event, ready: asyncio.Event) -> None: ...
+
+
+async def _serve(
+    settings: Settings, served: Sequence[Served], followers: list[str], only: frozenset[str] | None
+) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    decides, follows = asyncio.Event(), asyncio.Event()
+    follows = asyncio.Event()
     async with asyncio.TaskGroup() as group:
-        if worker is not None:
-            group.create_task(worker.run(stop, decides))
-            await decides.wait()
+        for one in served:
+            serves = asyncio.Event()
+            group.create_task(one.run(stop, serves))
+            await serves.wait()
         if followers:
             group.create_task(_follow_all_tenants(settings, followers, only, stop, follows))
             await follows.wait()
@@ -151,7 +166,15 @@ async def _end(followed: dict[str, list[asyncio.Task[None]]]) -> None:
         await asyncio.gather(pump, return_exceptions=True)
 
 
+def _query_services(settings: Settings, only: frozenset[str] | None) -> Served:
+    from adapters.queries.service import QueryServices
+
+    return QueryServices(settings, only)
+
+
 def _needs(name: str) -> tuple[str, ...]:
+    if name == QUERIES:
+        return catalogue.NEED
     return PROJECTIONS[name].need if name in PROJECTIONS else OTHERS[name][2]
 
 

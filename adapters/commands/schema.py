@@ -11,13 +11,15 @@ from typing import Any, Final
 import msgspec
 
 from adapters.errors import CheckFailed, TallyError
+from adapters.queries import catalogue
 from bus import schemas
 from bus.asyncapi import document
+from bus.asyncapi_queries import query_schema
 from bus.compatibility import breaks
 from bus.envelope import CHAIN
 from bus.schemas import Described, all_schemas, data_schema, described, file_name, written
 
-HELP = "JSON Schemas of all commands, events and outcomes, and the AsyncAPI document"
+HELP = "JSON Schemas of all commands, events, outcomes and queries, and the AsyncAPI document"
 ASYNCAPI: Final = "asyncapi"
 
 
@@ -51,23 +53,29 @@ def run(args: argparse.Namespace) -> int:
 
 def _list(*, is_json: bool) -> str:
     types = list(described())
+    asked = catalogue.queries()
     if is_json:
         rows = [{"kind": one.kind, "name": one.name, "word": one.word, "aggregate": one.aggregate} for one in types]
+        rows += [{"kind": "query", "name": one.name, "word": one.word, "aggregate": ""} for one in asked]
         return json.dumps(rows) + "\n"
     lines = [f"{one.kind:<8} {one.name:<22} {one.word:<18} {one.aggregate}".rstrip() for one in types]
+    lines += [f"{'query':<8} {one.name:<22} {one.summary}" for one in asked]
     return "\n".join([*lines, "tally schema NAME prints one; tally schema asyncapi the whole contract", ""])
 
 
 def _named(name: str) -> dict[str, Any]:
     if name == ASYNCAPI:
-        return document()
+        return document(catalogue.queries())
     wholes = {file.removesuffix(".json"): schema for file, schema in all_schemas().items()}
     for one in described():
         if name in {one.name, one.name.partition("/")[0], one.word}:
             return data_schema(one)
     if name in wholes:
         return wholes[name]
-    known = [ASYNCAPI, *wholes, *(word for one in described() for word in (one.name, one.word))]
+    asked = {one.name: one for one in catalogue.queries()}
+    if name in asked:
+        return query_schema(asked[name])
+    known = [ASYNCAPI, *wholes, *asked, *(word for one in described() for word in (one.name, one.word))]
     near = difflib.get_close_matches(name, known, n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else "tally schema lists what there is"
     raise TallyError(f"schema is {name[:60]!r}, which is not known: {hint}")
@@ -75,7 +83,7 @@ def _named(name: str) -> dict[str, Any]:
 
 def _write(folder: Path) -> int:
     found = {folder / "schemas" / name: written(schema) for name, schema in all_schemas().items()}
-    found[folder / "asyncapi.json"] = written(document())
+    found[folder / "asyncapi.json"] = written(document(catalogue.queries()))
     (folder / "schemas").mkdir(parents=True, exist_ok=True)
     changed = [path for path, text in found.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
     for path in changed:

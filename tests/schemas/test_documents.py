@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from adapters import cli
+from adapters.queries.catalogue import queries
 from bus import examples, subjects
 from bus.asyncapi import document
 from bus.envelope import decode_command
@@ -40,7 +41,7 @@ def test_no_other_schema_is_checked_in():
 def test_the_asyncapi_document_is_checked_in_as_the_code_makes_it():
     text = (DOCS / "asyncapi.json").read_text(encoding="utf-8")
 
-    assert text == written(document()), "run: tally schema --write docs"
+    assert text == written(document(queries())), "run: tally schema --write docs"
 
 
 def test_every_type_on_the_wire_has_its_schema():
@@ -151,7 +152,7 @@ def references(node):
 
 
 def test_every_reference_leads_somewhere():
-    whole = document()
+    whole = document(queries())
     found = set(references(whole))
 
     for reference in found:
@@ -163,7 +164,7 @@ def test_every_reference_leads_somewhere():
 
 
 def test_every_example_fits_the_payload_that_it_shows():
-    whole = document()
+    whole = document(queries())
 
     for word, message in whole["components"]["messages"].items():
         for example in message["examples"]:
@@ -185,7 +186,7 @@ def _with_2020_places(node):
 
 
 def test_messages_go_where_the_document_says():
-    whole = document()
+    whole = document(queries())
     by_message = {}
     for channel in whole["channels"].values():
         for word in channel["messages"]:
@@ -199,13 +200,23 @@ def test_messages_go_where_the_document_says():
 
 
 def test_every_command_has_an_operation_whose_reply_goes_to_the_header():
-    operations = document()["operations"]
+    operations = document(queries())["operations"]
 
     for word in COMMANDS:
         operation = operations[f"receive{word}"]
         assert operation["action"] == "receive"
         assert operation["reply"]["address"]["location"] == "$message.header#/Tally-Reply-To"
         assert len(operation["reply"]["messages"]) == 3
+
+
+def test_every_query_has_an_operation_that_names_its_answers_and_the_refusal():
+    whole = document(queries())
+
+    for one in queries():
+        operation = whole["operations"][f"receive{one.word}Query"]
+        assert whole["channels"][f"{one.word}Query"]["address"] == f"tally.q.{{tenant}}.{one.path}"
+        assert [m["$ref"].rpartition("/")[2] for m in operation["reply"]["messages"]][-1] == "QueryRefusal"
+    assert len(queries()) > 2
 
 
 @pytest.mark.parametrize("name", ["xp-awarded/1", "xp-awarded", "XpAwarded", "xp-awarded.1"])
@@ -220,8 +231,9 @@ def test_the_list_names_every_type_for_people_and_for_programs(capsys):
     assert cli.main(["schema", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
 
-    assert [row["name"] for row in rows] == list(TYPES)
-    assert all(f" {name} " in text for name in TYPES)
+    names = [*TYPES, *(one.name for one in queries())]
+    assert [row["name"] for row in rows] == names
+    assert all(f" {name} " in text for name in names)
 
 
 def test_an_unknown_name_is_one_line_with_what_may_be_meant(capsys):
