@@ -36,6 +36,7 @@ COMMANDS: dict[str, str] = {
     "prove": "adapters.commands.prove",
     "verify": "ledger.cli_verify",
     "audit": "ledger.cli_audit",
+    "witness": "ledger.cli_witness",
     "roots": "adapters.commands.roots",
     "reconcile": "adapters.commands.reconcile",
     "lake": "adapters.commands.lake",

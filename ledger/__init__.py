@@ -12,6 +12,10 @@ Written to be read by auditors, in this order:
     receipt,              evidence about one event; about all events of a subject;
     completeness, history about what was signed before
     replay, audit         computing a whole log again
+    witness,              the witness protocol; a third party that cosigns what only grows:
+    witness_state,        what it has recorded and answers;
+    witness_server,       over HTTP; keys, trusted logs, its start
+    witness_setup
     cli*                  the program `tally-verify`; build_pyz makes it one file
 
 Only the signer needs: keys, lock, builder, monthbook, writer.

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ledger.encoding import SIZE_MAX, decode_base64, encode_base64, parse_decimal
-from ledger.errors import Malformed, SignatureFailed, excerpt
+from ledger.errors import EmptyRootWrong, Malformed, SignatureFailed, excerpt
 from ledger.hashing import EMPTY_ROOT, HASH_BYTES
 from ledger.note import COSIGNATURE_ED25519, ED25519, Note, SignatureLine, VerifierKey, parse_note
 from ledger.primitives import is_ed25519_signature, is_ml_dsa_44_signature
@@ -59,7 +59,7 @@ def parse_checkpoint(what: str, data: bytes) -> tuple[Checkpoint, Note]:
     size = parse_decimal(f"{what}, tree size", size_text)
     root = decode_base64(f"{what}, root", root_text, HASH_BYTES)
     if size == 0 and root != EMPTY_ROOT:
-        raise Malformed(f"{what}, root of size 0", expected=EMPTY_ROOT.hex(), found=root.hex())
+        raise EmptyRootWrong(f"{what}, root of size 0", expected=EMPTY_ROOT.hex(), found=root.hex())
     return Checkpoint(origin, size, root, tuple(extensions)), note
 
 

@@ -1,4 +1,4 @@
-"""The auditors' program: `python -m ledger.cli verify|audit|consistency`; two are subcommands of `tally` too.
+"""The auditors' program: `python -m ledger.cli verify|audit|consistency|witness`; all but one are in `tally` too.
 
 Exit code 0 when all holds, 1 when a check failed, 2 on wrong use.
 """
@@ -11,10 +11,10 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from ledger import cli_audit, cli_consistency, cli_verify
+from ledger import cli_audit, cli_consistency, cli_verify, cli_witness
 from ledger.errors import LedgerError
 
-_MODULES = {"verify": cli_verify, "audit": cli_audit, "consistency": cli_consistency}
+_MODULES = {"verify": cli_verify, "audit": cli_audit, "consistency": cli_consistency, "witness": cli_witness}
 
 
 class _Parser(argparse.ArgumentParser):

@@ -26,7 +26,8 @@ def read_file(what: str, path: Path) -> bytes:
 
 
 def load_policy(path: Path) -> Policy:
-    return parse_policy(f"policy {path}", read_file("policy", path))
+    """The policy of a file, as of now; raises `WrongUse`, `Malformed` or `KeyRefused`."""
+    return parse_policy(f"policy {path}", read_file("policy", path)).as_of(int(time.time()))
 
 
 def open_log(text: str) -> Source:

@@ -3,6 +3,7 @@
 LedgerError                exit 1   base of the package
 +-- Malformed              exit 1   bytes that do not have the form which a specification gives them
 |   +-- KeyRefused         exit 1   a key that is weak, mislabelled or listed twice
+|   +-- EmptyRootWrong     exit 1   a tree of size 0 whose root is not that of nothing
 +-- ProofFailed            exit 1   a proof that does not lead to the root
 +-- SignatureFailed        exit 1   a signature that is wrong, missing or by a key outside its range
 +-- LogDamaged             exit 1   a stored object that is not what its checkpoint promises
@@ -11,6 +12,7 @@ LedgerError                exit 1   base of the package
 +-- MonthFailed            exit 1   a monthly certificate that does not fit its neighbours or its log
 +-- HistoryForked          exit 1   two histories, or a signer asked to sign a second one
 +-- NotYetSigned           exit 1   an entry that no checkpoint covers so far
++-- NotWitnessed           exit 1   a checkpoint that waits for the cosignatures of its quorum
 +-- WrongUse               exit 2   arguments, paths, settings
     +-- SignerLocked       exit 2   another signer is active
     +-- Unsupported        exit 2   this build of `cryptography` lacks an algorithm
@@ -38,6 +40,10 @@ class Malformed(LedgerError):
 
 
 class KeyRefused(Malformed):
+    pass
+
+
+class EmptyRootWrong(Malformed):
     pass
 
 
@@ -70,6 +76,10 @@ class HistoryForked(LedgerError):
 
 
 class NotYetSigned(LedgerError):
+    pass
+
+
+class NotWitnessed(LedgerError):
     pass
 
 

@@ -13,12 +13,11 @@ from typing import Final
 from ledger.checkpoint import Checkpoint
 from ledger.errors import HistoryForked, LedgerError
 from ledger.files import Folder
-from ledger.policy import OpenedCheckpoint
+from ledger.policy import FUTURE_SECONDS_MAX, OpenedCheckpoint
 from ledger.proofs import verify_consistency
 from ledger.reader import LogReader
 
 EVIDENCE_FORMAT: Final = "https://tallyroot.example/evidence/v1"
-FUTURE_SECONDS_MAX: Final = 300
 
 
 def require_later(known: OpenedCheckpoint, found: OpenedCheckpoint) -> None:
@@ -78,14 +77,19 @@ def require_fresh(found: OpenedCheckpoint, now_seconds: int, max_age_seconds: in
 
 def write_evidence(beside: Path, problem: HistoryForked, known: OpenedCheckpoint, found: OpenedCheckpoint) -> Path:
     """Keep both signed notes in a new file beside the remembered checkpoint; returns where."""
+    return keep_evidence(beside, problem, known.note, found.note)
+
+
+def keep_evidence(beside: Path, problem: LedgerError, known: bytes, found: bytes) -> Path:
+    """Keep a known note and what was found instead in a new file beside another; returns where."""
     number = 1
     while (path := beside.with_name(f"{beside.name}.evidence-{number}.json")).exists():
         number += 1
     value = {
         "format": EVIDENCE_FORMAT,
         "problem": str(problem),
-        "remembered": known.note.decode(),
-        "found": found.note.decode(),
+        "remembered": known.decode(),
+        "found": found.decode("utf-8", "replace"),
     }
     Folder(path.parent).replace(path.name, json.dumps(value, ensure_ascii=False, indent=1).encode() + b"\n")
     return path

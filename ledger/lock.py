@@ -1,18 +1,24 @@
-"""One active signer for a folder. Apart from the other files, as auditors on Windows have no `fcntl`."""
+"""One active signer, or witness, for a folder."""
 
 from __future__ import annotations
 
-import fcntl
 import os
 from pathlib import Path
 
-from ledger.errors import SignerLocked
+from ledger.errors import SignerLocked, Unsupported
+
+try:
+    import fcntl
+except ImportError:  # Windows, where auditors may be; nobody signs there
+    fcntl = None  # type: ignore[assignment]
 
 
 class Lock:
-    """One active signer for a folder: an advisory lock that the system releases when the process ends."""
+    """An advisory lock that the system releases when the process ends."""
 
     def __init__(self, path: Path) -> None:
+        if fcntl is None:
+            raise Unsupported("signing: this system has no file locks; use Linux or macOS")
         path.parent.mkdir(parents=True, exist_ok=True)
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -21,7 +27,7 @@ class Lock:
             os.close(self._descriptor)
             self._descriptor = -1
             raise SignerLocked(
-                f"{path.parent} is in use by another signer: stop that one, or let this one wait for it"
+                f"{path.parent} is in use by another signer or witness: stop that one, or let this one wait for it"
             ) from err
 
     def release(self) -> None:

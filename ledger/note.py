@@ -152,10 +152,11 @@ def parse_note(what: str, data: bytes) -> Note:
     lines = tail[:-1].split("\n")
     if len(lines) > SIGNATURES_MAX:
         raise Malformed(what, expected=f"at most {SIGNATURES_MAX} signatures", found=len(lines))
-    return Note(text + "\n", tuple(_parse_signature(what, line) for line in lines))
+    return Note(text + "\n", tuple(parse_signature(what, line) for line in lines))
 
 
-def _parse_signature(what: str, line: str) -> SignatureLine:
+def parse_signature(what: str, line: str) -> SignatureLine:
+    """Read one signature line, without its newline; raises `Malformed`."""
     if not line.startswith(_SIGNATURE_MARK):
         raise Malformed(what, expected="a signature line that begins with an em dash and a space", found=excerpt(line))
     name, _, encoded = line.removeprefix(_SIGNATURE_MARK).partition(" ")

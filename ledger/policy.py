@@ -9,6 +9,7 @@ What the format lacks stands in comment lines, which other tools skip:
 
     # tally-range <key ID> <first size> <last size>|-    sizes that this log key signs; within them it must have signed
     # tally-certificate <vkey>                           key of the monthly certificates
+    # tally-quorum <first size>                          smaller checkpoints were signed before there were witnesses
 
 A log key without a range is an alternative: one good signature by any of them suffices.
 """
@@ -16,9 +17,9 @@ A log key without a range is an alternative: one good signature by any of them s
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from typing import Final
+from typing import Final, Self
 
 from ledger.checkpoint import Checkpoint, parse_checkpoint, verify_signature
 from ledger.encoding import SIZE_MAX, parse_decimal
@@ -26,6 +27,7 @@ from ledger.errors import KeyRefused, Malformed, SignatureFailed, excerpt
 from ledger.note import COSIGNATURE_ED25519, COSIGNATURE_ML_DSA_44, ED25519, Note, VerifierKey, require_distinct
 
 NONE: Final = "none"
+FUTURE_SECONDS_MAX: Final = 300  # clocks differ
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,7 @@ class LogKey:
     first_size: int = 0
     last_size: int = SIZE_MAX
     is_required: bool = False
+    url: str = ""
 
     @property
     def last_size_or_none(self) -> int | None:
@@ -67,7 +70,26 @@ class Policy:
     groups: dict[str, Group]
     quorum: str
     certificate_keys: tuple[VerifierKey, ...] = ()
+    witness_urls: dict[str, str] = field(default_factory=dict)
+    quorum_from: int = 0
     digest: str = field(default="", compare=False)
+    now_seconds: int | None = field(default=None, compare=False)
+
+    def as_of(self, now_seconds: int) -> Self:
+        """The same policy, which refuses cosignatures that were made later than now."""
+        return replace(self, now_seconds=now_seconds)
+
+    def without_quorum(self) -> Self:
+        """The same policy for checkpoints that no witness has seen yet."""
+        return replace(self, quorum=NONE)
+
+    def of_log(self, origin: str) -> Self:
+        """What this policy says of one log, without witnesses."""
+        logs = tuple(log for log in self.logs if log.key.name == origin)
+        return replace(self, logs=logs, witnesses={}, witness_urls={}, groups={}, quorum=NONE, certificate_keys=())
+
+    def needs_witnesses(self, tree_size: int) -> bool:
+        return self.quorum != NONE and tree_size >= self.quorum_from
 
     def open(self, what: str, data: bytes, *, origin: str | None = None) -> OpenedCheckpoint:
         """Read a checkpoint and check signatures, key ranges and quorum; raises `Malformed` or `SignatureFailed`.
@@ -82,10 +104,10 @@ class Policy:
             )
         signed, log_times = self._log_signatures(what, checkpoint, note)
         witnessed, witness_times = self._witness_signatures(what, checkpoint, note)
-        if self.quorum != NONE and not self._is_satisfied(self.quorum, witnessed):
+        if self.needs_witnesses(checkpoint.tree_size) and not self._is_satisfied(self.quorum, witnessed):
             raise SignatureFailed(
-                f"{what}, witnesses",
-                expected=f"the quorum {self.quorum}",
+                f"{what} of size {checkpoint.tree_size}, witnesses",
+                expected=f"the quorum {self.quorum}, from size {self.quorum_from} on",
                 found=", ".join(sorted(witnessed)) or "no cosignature by a known witness",
             )
         times = log_times + witness_times
@@ -93,6 +115,7 @@ class Policy:
 
     def _log_signatures(self, what: str, checkpoint: Checkpoint, note: Note) -> tuple[list[str], list[int]]:
         signed, times = [], []
+        is_text_signed = False
         size = checkpoint.tree_size
         for log in self.logs:
             lines = note.by(log.key)
@@ -108,17 +131,28 @@ class Policy:
                 at_seconds = verify_signature(what, checkpoint, log.key, line)
                 times += [] if at_seconds is None else [at_seconds]
             signed += [log.key.label] if lines else []
+            is_text_signed |= bool(lines) and log.key.algorithm == ED25519
         if not signed:
             labels = " or ".join(log.key.label for log in self.logs)
             raise SignatureFailed(what, expected=f"a signature by {labels}", found="none of a known key")
+        if checkpoint.extensions and not is_text_signed:
+            raise SignatureFailed(
+                f"{what}, extension lines", expected="a log signature of type 0x01 over them", found="0x06 alone"
+            )
         return signed, times
 
     def _witness_signatures(self, what: str, checkpoint: Checkpoint, note: Note) -> tuple[list[str], list[int]]:
         witnessed, times = [], []
         for name, key in self.witnesses.items():
             for line in note.by(key):
-                at_seconds = verify_signature(what, checkpoint, key, line)
-                times += [] if at_seconds is None else [at_seconds]
+                at_seconds = verify_signature(what, checkpoint, key, line) or 0
+                if self.now_seconds is not None and at_seconds > self.now_seconds + FUTURE_SECONDS_MAX:
+                    raise SignatureFailed(
+                        f"{what}, cosignature by {key.label} from the future",
+                        expected=f"at most {self.now_seconds}",
+                        found=at_seconds,
+                    )
+                times.append(at_seconds)
                 if name not in witnessed:
                     witnessed.append(name)
         return witnessed, times
@@ -146,12 +180,15 @@ class _Reading:
     def __init__(self, what: str) -> None:
         self.what = what
         self.logs: list[VerifierKey] = []
+        self.log_urls: list[str] = []
         self.ranges: dict[str, tuple[int, int]] = {}
         self.witnesses: dict[str, VerifierKey] = {}
+        self.witness_urls: dict[str, str] = {}
         self.groups: dict[str, Group] = {}
         self.members: set[str] = set()
         self.certificate_keys: list[VerifierKey] = []
         self.quorum: str | None = None
+        self.quorum_from: int | None = None
 
     def take(self, what: str, words: list[str]) -> None:  # noqa: C901 (one case for each kind of line)
         match words:
@@ -165,13 +202,17 @@ class _Reading:
                 self.ranges[key_id] = (first_size, last_size)
             case ["#", "tally-certificate", vkey]:
                 self.certificate_keys.append(self._key(what, vkey, ED25519))
+            case ["#", "tally-quorum", *sizes]:
+                self._begin_quorum(what, sizes)
             case [comment, *_] if comment.startswith("#"):
                 return
             case ["log", vkey, *url] if len(url) <= 1:
                 self.logs.append(self._key(what, vkey, ED25519, COSIGNATURE_ML_DSA_44))
+                self.log_urls += url or [""]
             case ["witness", name, vkey, *url] if len(url) <= 1:
                 self._define(what, name)
                 self.witnesses[name] = self._key(what, vkey, COSIGNATURE_ED25519, COSIGNATURE_ML_DSA_44)
+                self.witness_urls.update(zip([name], url, strict=False))
             case ["group", name, needed, *members] if members:
                 self._group(what, name, needed, tuple(members))
             case ["quorum", name] if self.quorum is None:
@@ -193,6 +234,11 @@ class _Reading:
     def _define(self, what: str, name: str) -> None:
         if name == NONE or name in self.witnesses or name in self.groups:
             raise Malformed(what, expected="a name that is not taken", found=excerpt(name))
+
+    def _begin_quorum(self, what: str, sizes: list[str]) -> None:
+        if self.quorum_from is not None or len(sizes) != 1:
+            raise Malformed(what, expected="one tally-quorum line with one size", found=excerpt(" ".join(sizes)))
+        self.quorum_from = parse_decimal(what, sizes[0])
 
     def _group(self, what: str, name: str, needed_text: str, members: tuple[str, ...]) -> None:
         self._define(what, name)
@@ -218,10 +264,17 @@ class _Reading:
         if unknown:
             raise Malformed(self.what, expected="ranges of keys that a log line names", found=", ".join(unknown))
         return Policy(
-            tuple(self._log_keys()), self.witnesses, self.groups, self.quorum, tuple(self.certificate_keys), digest
+            tuple(self._log_keys()),
+            self.witnesses,
+            self.groups,
+            self.quorum,
+            tuple(self.certificate_keys),
+            self.witness_urls,
+            self.quorum_from or 0,
+            digest,
         )
 
     def _log_keys(self) -> Iterator[LogKey]:
-        for key in self.logs:
+        for key, url in zip(self.logs, self.log_urls, strict=True):
             known = self.ranges.get(key.key_id.hex())
-            yield LogKey(key, *known, is_required=True) if known else LogKey(key)
+            yield LogKey(key, *known, is_required=True, url=url) if known else LogKey(key, url=url)
