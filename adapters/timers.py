@@ -19,6 +19,7 @@ from nats.aio.msg import Msg
 
 from adapters.jetstream.connection import connect
 from adapters.jetstream.dead_letters import REPLY_TO_HEADER
+from adapters.jetstream.frames import Frame
 from adapters.jetstream.reader import stream_info
 from adapters.jetstream.timers import JetStreamTimers
 from bus import subjects
@@ -198,7 +199,7 @@ class Forwarder:
             with contextlib.suppress(Exception):
                 await reader.close()
 
-    async def _take(self, seq: int, message: Msg) -> None:
+    async def _take(self, seq: int, message: Frame) -> None:
         self._read_seq = seq
         key = subjects.timer_key(self._tenant, message.subject)
         self._set.discard(key)

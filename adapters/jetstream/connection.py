@@ -12,6 +12,7 @@ import nats.errors
 from nats.aio.client import Client
 
 from adapters.errors import NotConfigured
+from adapters.jetstream.frames import install
 from bus.errors import StoreUnavailable
 
 log = logging.getLogger(__name__)
@@ -26,6 +27,7 @@ LOOK_EVERY_S: Final = 0.1
 async def connect(url: str, name: str, *, patience_s: float = 5.0) -> Client:
     """A connection that reconnects for ever once it stood; raises `NotConfigured` when no server answers."""
     client = Client()
+    install(client)
     met: list[Exception] = []
 
     async def on_error(err: Exception) -> None:

@@ -1,4 +1,4 @@
-"""Reading streams: raw pulls with one inbox and a callback (the fastest way that nats-py has), and direct gets."""
+"""Reading streams: raw pulls with one inbox whose frames are taken as they come, and direct gets."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 from nats.aio.client import Client
-from nats.aio.msg import Msg
 
 from adapters.jetstream.connection import API_TIMEOUT_S, answer_to, api
+from adapters.jetstream.frames import Frame, FrameSubscription, subscribe_frames
 from bus import subjects
 from bus.errors import StoreUnavailable, WrongStream
 
@@ -40,15 +40,15 @@ class PullReader:
         self._consumer = ""
         self._consumer_seq = 0
         self._inbox = ""
-        self._subscription: Any = None
-        self._buffer: list[tuple[int, Msg]] = []
+        self._subscription: FrameSubscription | None = None
+        self._buffer: list[tuple[int, Frame]] = []
         self._arrived = asyncio.Event()
         self._asked = 0
         self._is_broken = True
         self._reconnects = 0
 
-    async def take(self, count_max: int, *, timeout_s: float | None = None) -> list[tuple[int, Msg]]:
-        """At least one (sequence, message), at most so many; an empty list only when `timeout_s` passed."""
+    async def take(self, count_max: int, *, timeout_s: float | None = None) -> list[tuple[int, Frame]]:
+        """At least one (sequence, frame), at most so many; an empty list only when `timeout_s` passed."""
         loop = asyncio.get_running_loop()
         deadline = None if timeout_s is None else loop.time() + timeout_s
         heard_at = loop.time()
@@ -108,7 +108,7 @@ class PullReader:
         self._asked = 0
         self._is_broken = False
         self._inbox = self._client.new_inbox()
-        self._subscription = await self._client.subscribe(self._inbox, cb=self._on_message)
+        self._subscription = await subscribe_frames(self._client, self._inbox, self._on_frame)
 
     async def _ask(self) -> None:
         """Keep a request open as long as the buffer has room."""
@@ -119,12 +119,11 @@ class PullReader:
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self._consumer}"
         await self._client.publish(subject, json.dumps(request).encode(), reply=self._inbox)
 
-    async def _on_message(self, message: Msg) -> None:
-        reply = message.reply
-        if not reply:
-            self._on_status(message)
+    def _on_frame(self, frame: Frame) -> None:
+        if not frame.reply:
+            self._on_status(frame)
             return
-        stream_seq, consumer_seq, consumer = delivered(reply)
+        stream_seq, consumer_seq, consumer = delivered(frame.reply)
         if self._is_broken or consumer != self._consumer:
             return
         self._asked -= 1
@@ -133,28 +132,27 @@ class PullReader:
         else:
             self._consumer_seq = consumer_seq
             self._last_seq = stream_seq
-            self._buffer.append((stream_seq, message))
+            self._buffer.append((stream_seq, frame))
         self._arrived.set()
 
-    def _on_status(self, message: Msg) -> None:
-        headers = message.headers or {}
-        status = headers.get("Status", "")
-        if status in {"408", "404"}:  # the request ran out of time, or there is nothing: ask again
+    def _on_status(self, frame: Frame) -> None:
+        headers = frame.headers
+        if headers.get("Status") in {"408", "404"}:  # the request ran out of time, or there is nothing: ask again
             self._asked = max(0, self._asked - int(headers.get("Nats-Pending-Messages", PULL_MESSAGES)))
         else:
             self._is_broken = True
         self._arrived.set()
 
 
-def delivered(reply: str) -> tuple[int, int, str]:
+def delivered(reply: bytes) -> tuple[int, int, str]:
     """Stream sequence, consumer sequence and consumer of a delivered message, from its reply subject.
 
     `$JS.ACK.<stream>.<consumer>.<n>.<stream seq>.<consumer seq>.<time>.<pending>`, or with domain and account before
     the stream (NATS ADR-15).
     """
-    tokens = reply.split(".")
+    tokens = reply.split(b".")
     at = 2 if len(tokens) == 9 else 4
-    return int(tokens[at + 3]), int(tokens[at + 4]), tokens[at + 1]
+    return int(tokens[at + 3]), int(tokens[at + 4]), tokens[at + 1].decode()
 
 
 async def direct_get(client: Client, stream: str, request: dict[str, Any]) -> list[tuple[int, str, bytes]]:
@@ -183,13 +181,13 @@ async def _direct_page(
     found: list[tuple[int, str, bytes]] = []
     done: asyncio.Future[int] = loop.create_future()
 
-    async def on_message(message: Msg) -> None:
-        headers = message.headers or {}
+    def on_frame(frame: Frame) -> None:
+        headers = frame.headers
         status = headers.get("Status")
         if done.done():
             return
         if status is None:
-            found.append((int(headers["Nats-Sequence"]), headers["Nats-Subject"], message.data))
+            found.append((int(headers["Nats-Sequence"]), headers["Nats-Subject"], frame.data))
         elif status in {"204", "404"}:
             done.set_result(int(headers.get("Nats-Num-Pending", "0")) if found else 0)
         else:
@@ -197,7 +195,7 @@ async def _direct_page(
             done.set_exception(StoreUnavailable(f"stream {stream} cannot be read directly: {status} {words}"))
 
     inbox = client.new_inbox()
-    subscription = await client.subscribe(inbox, cb=on_message)
+    subscription = await subscribe_frames(client, inbox, on_frame)
     try:
         await client.publish(f"$JS.API.DIRECT.GET.{stream}", json.dumps(request).encode(), reply=inbox)
         pending = await answer_to(client, done, API_TIMEOUT_S)
