@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from adapters.errors import TallyError
+from adapters.key_services import key_opener
 from adapters.published_log import log_dir_of
 from adapters.settings import Settings
 from bus.envelope import Recorded
@@ -21,7 +22,7 @@ from ledger.checkpoint import parse_checkpoint
 from ledger.errors import ObjectMissing
 from ledger.files import Folder, require
 from ledger.hashing import leaf_hash
-from ledger.keys import ORIGIN_PREFIX, ensure_keys
+from ledger.keyring import ORIGIN_PREFIX, ensure_keys
 from ledger.reader import LogReader
 from ledger.tiles import CHECKPOINT
 from ledger.writer import LogWriter
@@ -52,7 +53,8 @@ class Signer:
 
     def _open(self, tenant: str, stream: StreamIdentity) -> Position:
         prefix = os.environ.get("TALLY_ORIGIN", ORIGIN_PREFIX)
-        keyring = ensure_keys(self._settings.keys_dir, tenant, origin=f"{prefix}/{tenant}")
+        opener = key_opener(os.environ)
+        keyring = ensure_keys(self._settings.keys_dir, tenant, origin=f"{prefix}/{tenant}", opener=opener)
         log_dir = log_dir_of(self._settings, tenant)
         writer = LogWriter.open(log_dir, keyring, self._now_ms())
         self._writer = writer

@@ -1,35 +1,59 @@
-"""The signer's keys: one for each role, kept as text of one line each, mode 0600, in a folder of their own.
+"""One private key, wherever it is kept: a file of one line, mode 0600, or a service that signs with it.
 
-log-ed25519.key              signs checkpoints, type 0x01            (with .vkey beside it)
-log-mldsa44.key              signs checkpoints, type 0x06, where the build of `cryptography` has ML-DSA-44
-certificate-ed25519.key      signs monthly certificates (DSSE)
-policy                       the auditors' trust root; written last, so that it marks a complete set
-last-signed                  the last checkpoint signed, remembered apart from the log
-
-PRIVATE+KEY+<name>+<key ID>+base64(type || seed of 32 bytes)         the form of Go's sumdb/note
+<name>.vkey      the public half
+<name>.key       PRIVATE+KEY+<key name>+<key ID>+base64(type || seed of 32 bytes)      the form of Go's sumdb/note, or
+                 ENCRYPTED+KEY+<key name>+<key ID>+base64(...)                         under a passphrase (keycrypt)
+<name>.ref       in place of .key: a line that says where the key is, `<scheme>:<rest>`; who reads it is given in
 """
 
 from __future__ import annotations
 
+import os
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, Protocol, Self
 
 from ledger.checkpoint import Checkpoint, signed_message
 from ledger.encoding import encode_base64
-from ledger.errors import KeyRefused, WrongUse
+from ledger.errors import KeyRefused, SignatureFailed, WrongUse, excerpt
 from ledger.files import Folder
-from ledger.note import COSIGNATURE_ML_DSA_44, ED25519, Note, SignatureLine, VerifierKey, split_private_key
-from ledger.policy import Policy, parse_policy
-from ledger.primitives import SEED_BYTES, Secret, ed25519_public, has_ml_dsa_44, ml_dsa_44_public
+from ledger.keycrypt import ENCRYPTED, NONCE_BYTES, SALT_BYTES, decrypt_key, encrypt_key, parse_encrypted_key
+from ledger.note import COSIGNATURE_ML_DSA_44, ED25519, SignatureLine, VerifierKey, split_private_key
+from ledger.primitives import (
+    SEED_BYTES,
+    Secret,
+    ed25519_public,
+    is_ed25519_signature,
+    is_ml_dsa_44_signature,
+    ml_dsa_44_public,
+    require_random_seed,
+)
 
-ORIGIN_PREFIX: Final = "tallyroot.example/ledger"
-LOG_KEY: Final = "log-ed25519"
-LOG_PQ_KEY: Final = "log-mldsa44"
-CERTIFICATE_KEY: Final = "certificate-ed25519"
-POLICY: Final = "policy"
-LAST_SIGNED: Final = "last-signed"
+#: Asked with the label of the key that it opens.
+Passphrase = Callable[[str], str]
+#: Opens what a `.ref` file says: its line, the name of the key and its type (01, 04 or 06).
+OpenService = Callable[[str, str, int], "SigningService"]
+
+_OTHERS: Final = 0o077
+
+
+class SigningService(Protocol):
+    """Keeps one private key and signs with it: a KMS, a security module, another process."""
+
+    @property
+    def vkey(self) -> str:
+        """The public half, as in a policy."""
+
+    def sign(self, message: bytes) -> bytes:
+        """The bare signature of the key's algorithm over the message as it is: 64 or 2,420 bytes."""
+
+
+class Signs(Protocol):
+    """What signs with a private key, here or elsewhere."""
+
+    def sign(self, message: bytes) -> bytes: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,22 +61,60 @@ class SigningKey:
     """A private key with its public half."""
 
     key: VerifierKey
-    secret: Secret
+    secret: Signs
 
     @classmethod
-    def parse(cls, text: str) -> Self:
-        """Read a private key in Go's form; raises `KeyRefused`."""
-        name, id_text, algorithm, seed = split_private_key(text)
+    def parse(cls, text: str, passphrase: Passphrase | None = None) -> Self:
+        """Read a private key, asking for the passphrase of an encrypted one; raises `KeyRefused`."""
+        return cls.of_secret(*split_secret(text, passphrase))
+
+    @classmethod
+    def of_secret(cls, name: str, id_text: str, algorithm: int, seed: bytes) -> Self:
+        """The key that a seed is; raises `KeyRefused` when it is weak or has another ID."""
         key = public_key(name, algorithm, seed)
         if key.key_id.hex() != id_text:
             raise KeyRefused(f"private key of {name}", expected=f"key ID {key.key_id.hex()}", found=id_text)
         return cls(key, Secret(seed, is_ml_dsa=algorithm == COSIGNATURE_ML_DSA_44))
+
+    @classmethod
+    def at_service(cls, service: SigningService, expected: VerifierKey) -> Self:
+        """A key that a service keeps; every signature of it is checked before it is used. Raises `KeyRefused`."""
+        if service.vkey != str(expected):
+            found = VerifierKey.parse(service.vkey)
+            raise KeyRefused(f"signing service of {expected.label}", expected="that key", found=found.label)
+        return cls(expected, _CheckedService(service, expected))
 
     def sign_checkpoint(self, checkpoint: Checkpoint, at_seconds: int) -> SignatureLine:
         """One signature line; the time is part of it for 0x06."""
         message = signed_message(checkpoint, self.key.name, self.key.algorithm, at_seconds)
         time = b"" if self.key.algorithm == ED25519 else at_seconds.to_bytes(8, "big")
         return SignatureLine(self.key.name, self.key.key_id, time + self.secret.sign(message))
+
+
+@dataclass(frozen=True, slots=True)
+class _CheckedService:
+    service: SigningService
+    key: VerifierKey
+
+    def sign(self, message: bytes) -> bytes:
+        signature = self.service.sign(message)
+        is_good = is_ml_dsa_44_signature if self.key.algorithm == COSIGNATURE_ML_DSA_44 else is_ed25519_signature
+        if not is_good(self.key.public, signature, message):
+            raise SignatureFailed(
+                f"signing service of {self.key.label}", expected="a good signature", found=f"{len(signature)} bytes"
+            )
+        return signature
+
+
+def split_secret(text: str, passphrase: Passphrase | None = None) -> tuple[str, str, int, bytes]:
+    """Name, key ID in hex, type and seed of a private key's line, encrypted or not; raises `KeyRefused`."""
+    if not text.startswith(ENCRYPTED):
+        return split_private_key(text)
+    sealed = parse_encrypted_key(text)
+    label = f"{sealed.name}+{sealed.id_text}"
+    if passphrase is None:
+        raise KeyRefused(f"private key {label}", expected="a passphrase for it", found="none")
+    return sealed.name, sealed.id_text, sealed.algorithm, decrypt_key(sealed, passphrase(label))
 
 
 def public_key(name: str, algorithm: int, seed: bytes) -> VerifierKey:
@@ -65,107 +127,112 @@ def format_private_key(key: VerifierKey, seed: bytes) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Keyring:
-    """All keys of one log's signer, and the policy under which their signatures are checked."""
+class KeyOpener:
+    """How private keys are come by: the passphrase of those that are encrypted, the services of those elsewhere.
 
-    folder: Path
-    log_keys: tuple[SigningKey, ...]
-    certificate_key: SigningKey
-    policy: Policy
+    `encrypts`: whether new ones are put under the passphrase.
+    """
 
-    @property
-    def origin(self) -> str:
-        return self.log_keys[0].key.name
+    passphrase: Passphrase | None = None
+    service: OpenService | None = None
+    encrypts: bool = False
 
-    def sign(self, checkpoint: Checkpoint, at_seconds: int) -> bytes:
-        """The checkpoint as a note, signed by every log key whose range covers it."""
-        ranges = {log.key: log for log in self.policy.logs}
-        lines = [
-            key.sign_checkpoint(checkpoint, at_seconds)
-            for key in self.log_keys
-            if ranges[key.key].covers(checkpoint.tree_size)
-        ]
-        return bytes(Note(checkpoint.text, tuple(lines)))
+    def open(self, folder: Path, name: str) -> SigningKey:
+        """The private key `name` of a folder; raises `WrongUse` when it is missing, `KeyRefused` when wrong."""
+        files = Folder(folder)
+        kept, refers = files.read(f"{name}.key"), files.read(f"{name}.ref")
+        if kept is not None and refers is not None:
+            raise KeyRefused(f"{folder / name}", expected="one of .key and .ref", found="both")
+        if refers is not None:
+            expected = read_public(folder / f"{name}.vkey")
+            reference = one_line(folder / f"{name}.ref", refers)
+            return SigningKey.at_service(self.open_service(reference, expected.name, expected.algorithm), expected)
+        if kept is None:
+            raise WrongUse(
+                f"{folder / name}.key is not there: restore the keys, or make new ones for a new log "
+                "(tally keys generate)"
+            )
+        return self.open_file(folder / f"{name}.key")
 
+    def open_file(self, path: Path) -> SigningKey:
+        """The private key in one file, which nobody else may read unless it is encrypted."""
+        text = read_line(path)
+        if not text.startswith(ENCRYPTED) and not is_private(path):
+            raise KeyRefused(f"{path}: others can read it: chmod 600, and rotate the key if they did")
+        secret = split_secret(text, self.passphrase)
+        require_random_seed(str(path), secret[3])
+        return SigningKey.of_secret(*secret)
 
-def load_keyring(folder: Path) -> Keyring:
-    """Read a tenant's keys; raises `WrongUse` when one is missing and `KeyRefused` when one is wrong."""
-    files = Folder(folder)
-    policy = parse_policy(str(folder / POLICY), _require(files, POLICY))
-    log_keys = [_load_key(files, LOG_KEY)]
-    if files.read(f"{LOG_PQ_KEY}.key") is not None:
-        log_keys.append(_load_key(files, LOG_PQ_KEY))
-    listed = {log.key for log in policy.logs}
-    for key in log_keys:
-        if key.key not in listed:
-            raise KeyRefused(f"{folder / POLICY}", expected=f"a log line for {key.key.label}", found="none")
-    certificate_key = _load_key(files, CERTIFICATE_KEY)
-    if certificate_key.key not in policy.certificate_keys:
-        raise KeyRefused(f"{folder / POLICY}", expected=f"a certificate line for {certificate_key.key.label}")
-    return Keyring(folder, tuple(log_keys), certificate_key, policy)
-
-
-def _require(files: Folder, name: str) -> bytes:
-    data = files.read(name)
-    if data is None:
-        raise WrongUse(
-            f"{files.root / name} is not there: restore the keys, or make new ones for a new log (tally keys generate)"
-        )
-    return data
+    def open_service(self, reference: str, name: str, algorithm: int) -> SigningService:
+        """The service that a reference names; raises `KeyRefused` where no services are known."""
+        if self.service is None:
+            raise KeyRefused(f"key of {name}", expected="one in a file", found=f"a reference, {excerpt(reference)}")
+        return self.service(reference, name, algorithm)
 
 
-def _load_key(files: Folder, name: str) -> SigningKey:
-    text = _require(files, f"{name}.key").decode("ascii", "replace")
+def read_line(path: Path) -> str:
+    """The one line of a file; raises `WrongUse` or `KeyRefused`."""
+    try:
+        data = path.read_bytes()
+    except OSError as err:
+        raise WrongUse(f"{path} cannot be read ({err.strerror}): name an existing file") from err
+    return one_line(path, data)
+
+
+def one_line(path: Path, data: bytes) -> str:
+    text = data.decode("utf-8", "replace")
     if not text.endswith("\n") or text.count("\n") != 1:
-        raise KeyRefused(f"{files.root / name}.key", expected="one line")
-    return SigningKey.parse(text[:-1])
+        raise KeyRefused(f"{path}", expected="one line")
+    return text[:-1]
 
 
-def ensure_keys(keys_dir: Path, tenant: str, *, origin: str | None = None) -> Keyring:
-    """The keys of a tenant; generates what is missing until the policy marks the set complete."""
-    folder = keys_dir / tenant
-    if not (folder / POLICY).exists():
-        generate_keys(folder, origin or f"{ORIGIN_PREFIX}/{tenant}")
-    return load_keyring(folder)
+def encrypt_file(path: Path, passphrase: Passphrase) -> bool:
+    """Put a private key's file under a passphrase; False when it is already. Raises `KeyRefused`."""
+    text = read_line(path)
+    if text.startswith(ENCRYPTED):
+        return False
+    _rewrite(path, split_secret(text), passphrase)
+    return True
 
 
-def generate_keys(folder: Path, origin: str) -> None:
-    """Make a set of keys; raises `WrongUse` when there is a complete one. A set that was begun is completed."""
-    if (folder / POLICY).exists():
-        raise WrongUse(
-            f"{folder}", expected="no keys yet", found="a complete set; keys are never replaced, only rotated"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    folder.chmod(0o700)
-    files = Folder(folder)
-    roles = [(LOG_KEY, origin, ED25519), (CERTIFICATE_KEY, f"{origin}/certificates", ED25519)]
-    if has_ml_dsa_44():
-        roles.insert(1, (LOG_PQ_KEY, origin, COSIGNATURE_ML_DSA_44))
-    public = {name: _ensure_key(files, name, owner, algorithm) for name, owner, algorithm in roles}
-    files.replace(POLICY, format_policy(origin, public))
+def decrypt_file(path: Path, passphrase: Passphrase) -> bool:
+    """Take a private key's file from under its passphrase; False when it is plain already. Raises `KeyRefused`."""
+    text = read_line(path)
+    if not text.startswith(ENCRYPTED):
+        return False
+    _rewrite(path, split_secret(text, passphrase), None)
+    return True
 
 
-def _ensure_key(files: Folder, name: str, owner: str, algorithm: int) -> VerifierKey:
-    if files.read(f"{name}.key") is not None:
-        key = _load_key(files, name).key
-    else:
-        seed = secrets.token_bytes(SEED_BYTES)
-        key = public_key(owner, algorithm, seed)
-        files.replace(f"{name}.key", f"{format_private_key(key, seed)}\n".encode(), mode=0o600)
+def _rewrite(path: Path, secret: tuple[str, str, int, bytes], passphrase: Passphrase | None) -> None:
+    key = SigningKey.of_secret(*secret).key
+    Folder(path.parent).replace(path.name, f"{_private_text(key, secret[3], passphrase)}\n".encode(), mode=0o600)
+
+
+def _private_text(key: VerifierKey, seed: bytes, passphrase: Passphrase | None) -> str:
+    if passphrase is None:
+        return format_private_key(key, seed)
+    salt, nonce = secrets.token_bytes(SALT_BYTES), secrets.token_bytes(NONCE_BYTES)
+    return encrypt_key(key, seed, passphrase(key.label), salt=salt, nonce=nonce)
+
+
+def read_public(path: Path) -> VerifierKey:
+    return VerifierKey.parse(read_line(path))
+
+
+def new_key(name: str, algorithm: int) -> tuple[VerifierKey, bytes]:
+    """A new key: its public half, and the seed."""
+    seed = secrets.token_bytes(SEED_BYTES)
+    return public_key(name, algorithm, seed), seed
+
+
+def write_key(files: Folder, name: str, key: VerifierKey, seed: bytes, passphrase: Passphrase | None) -> None:
+    """Keep both halves of a key, the private one under the passphrase if there is one."""
+    text = _private_text(key, seed, passphrase)
+    files.replace(f"{name}.key", f"{text}\n".encode(), mode=0o600)
     files.replace(f"{name}.vkey", f"{key}\n".encode())
-    return key
-
-
-def format_policy(origin: str, public: dict[str, VerifierKey]) -> bytes:
-    """The trust root that auditors of a new log are given."""
-    lines = [f"# Trust root of the log {origin} (C2SP tlog-policy): keep it where the log's operator cannot change it."]
-    for name in (LOG_KEY, LOG_PQ_KEY):
-        if name in public:
-            lines += [f"# tally-range {public[name].key_id.hex()} 0 -", f"log {public[name]}"]
-    lines += [f"# tally-certificate {public[CERTIFICATE_KEY]}", "quorum none", ""]
-    return "\n".join(lines).encode()
 
 
 def is_private(path: Path) -> bool:
-    """Whether nobody but the owner can read a file."""
-    return path.stat().st_mode & 0o077 == 0
+    """Whether nobody but the owner can read a file; Windows has other means than modes."""
+    return os.name == "nt" or path.stat().st_mode & _OTHERS == 0

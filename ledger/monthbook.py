@@ -11,7 +11,7 @@ from ledger.events import type_of
 from ledger.files import Folder, require
 from ledger.hashing import EMPTY_ROOT, FIRST_LINK
 from ledger.index import IndexHead, index_head
-from ledger.keys import Keyring
+from ledger.keyring import Keyring
 from ledger.months import (
     ROOTS,
     MonthStatement,

@@ -227,8 +227,8 @@ def seal(payload: bytes, signer: SigningKey) -> bytes:
     return encode_json(envelope) + b"\n"
 
 
-def unseal(what: str, data: bytes, keys: Iterable[VerifierKey]) -> bytes:
-    """The payload of an envelope that one of the keys signed; raises `Malformed` or `SignatureFailed`."""
+def unseal(what: str, data: bytes, keys: Iterable[VerifierKey]) -> tuple[bytes, str]:
+    """The payload of an envelope that one of the keys signed, and its label; raises `Malformed`, `SignatureFailed`."""
     if not data.endswith(b"\n"):
         raise Malformed(what, expected="a line of JSON that ends in a newline")
     envelope = decode_json(what, data[:-1])
@@ -246,7 +246,7 @@ def unseal(what: str, data: bytes, keys: Iterable[VerifierKey]) -> bytes:
         raise SignatureFailed(what, expected=expected, found=excerpt(label))
     if not is_ed25519_signature(known[label].public, signature, pre_authentication(payload)):
         raise SignatureFailed(what, expected=f"a good signature by {label}", found="a bad one")
-    return payload
+    return payload, label
 
 
 def open_month(what: str, data: bytes, policy: Policy) -> MonthStatement:
@@ -254,7 +254,9 @@ def open_month(what: str, data: bytes, policy: Policy) -> MonthStatement:
 
     How it fits its neighbours is for `require_successor`, how it fits the log for the audit.
     """
-    statement = parse_statement(what, unseal(what, data, policy.certificate_keys))
+    payload, signed_by = unseal(what, data, policy.certificate_keys)
+    statement = parse_statement(what, payload)
+    policy.require_certificate_key(what, signed_by, statement.closing.tree_size)
     opening = _open(f"{what}, opening checkpoint", statement.opening, policy, statement.origin)
     closing = _open(f"{what}, closing checkpoint", statement.closing, policy, statement.origin)
     if closing.checkpoint.root != statement.closing_root:

@@ -28,6 +28,7 @@ PUBLIC_KEY_BYTES: Final = {
     COSIGNATURE_ED25519: ED25519_KEY_BYTES,
     COSIGNATURE_ML_DSA_44: ML_DSA_44_KEY_BYTES,
 }
+VKEY: Final = "vkey"
 NOTE_BYTES_MAX: Final = 1_000_000
 SIGNATURES_MAX: Final = 100
 _SIGNATURE_MARK: Final = "— "
@@ -70,7 +71,7 @@ class VerifierKey:
     @classmethod
     def parse(cls, text: str) -> Self:
         """Read a vkey; raises `KeyRefused` or `Malformed`."""
-        name, id_text, key_text = _split_key("vkey", text)
+        name, id_text, key_text = split_key(VKEY, text)
         data = decode_base64(f"vkey of {excerpt(name)}", key_text)
         if not data:
             raise KeyRefused(f"vkey of {excerpt(name)}", expected="a type and a public key", found="nothing")
@@ -80,10 +81,12 @@ class VerifierKey:
         return key
 
 
-def _split_key(what: str, text: str) -> tuple[str, str, str]:
+def split_key(what: str, text: str) -> tuple[str, str, str]:
+    """Name, key ID in hex and the base64 of `<name>+<key ID>+<base64>`; raises `KeyRefused`, which shows no secret."""
     parts = text.split("+", 2)
     if len(parts) != 3 or not _KEY_ID.fullmatch(parts[1]):
-        raise KeyRefused(what, expected="<name>+<8 hex digits>+<base64>", found=excerpt(text))
+        found = excerpt(text) if what == VKEY else "another form"
+        raise KeyRefused(what, expected="<name>+<8 hex digits>+<base64>", found=found)
     return parts[0], parts[1], parts[2]
 
 
@@ -92,7 +95,7 @@ def split_private_key(text: str) -> tuple[str, str, int, bytes]:
     prefix = "PRIVATE+KEY+"
     if not text.startswith(prefix):
         raise KeyRefused("private key", expected=f"text that begins with {prefix}")
-    name, id_text, key_text = _split_key("private key", text.removeprefix(prefix))
+    name, id_text, key_text = split_key("private key", text.removeprefix(prefix))
     try:
         data = decode_base64("private key", key_text, 33)
     except Malformed as err:

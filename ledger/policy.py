@@ -7,11 +7,12 @@
 
 What the format lacks stands in comment lines, which other tools skip:
 
-    # tally-range <key ID> <first size> <last size>|-    sizes that this log key signs; within them it must have signed
+    # tally-range <key ID> <first size> <last size>|-    sizes that this key signs; within them a log key must
     # tally-certificate <vkey>                           key of the monthly certificates
     # tally-quorum <first size>                          smaller checkpoints were signed before there were witnesses
 
-A log key without a range is an alternative: one good signature by any of them suffices.
+A log key without a range is an alternative: one good signature by any of them suffices. A certificate needs one
+signature, by a certificate key whose range has the month's closing size.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ class Policy:
     witnesses: dict[str, VerifierKey]
     groups: dict[str, Group]
     quorum: str
-    certificate_keys: tuple[VerifierKey, ...] = ()
+    certificates: tuple[LogKey, ...] = ()
     witness_urls: dict[str, str] = field(default_factory=dict)
     quorum_from: int = 0
     digest: str = field(default="", compare=False)
@@ -86,10 +87,32 @@ class Policy:
     def of_log(self, origin: str) -> Self:
         """What this policy says of one log, without witnesses."""
         logs = tuple(log for log in self.logs if log.key.name == origin)
-        return replace(self, logs=logs, witnesses={}, witness_urls={}, groups={}, quorum=NONE, certificate_keys=())
+        return replace(self, logs=logs, witnesses={}, witness_urls={}, groups={}, quorum=NONE, certificates=())
 
     def needs_witnesses(self, tree_size: int) -> bool:
         return self.quorum != NONE and tree_size >= self.quorum_from
+
+    @property
+    def certificate_keys(self) -> tuple[VerifierKey, ...]:
+        return tuple(ranged.key for ranged in self.certificates)
+
+    def require_certificate_key(self, what: str, label: str, closing_size: int) -> None:
+        """That a certificate key may sign for a month that closes at this size; raises `SignatureFailed`."""
+        for ranged in self.certificates:
+            if ranged.key.label == label and not ranged.covers(closing_size):
+                raise SignatureFailed(
+                    f"{what}, key {label}",
+                    expected=f"a closing size from {ranged.first_size} to {ranged.last_size}",
+                    found=closing_size,
+                )
+
+    def keys_at(self, tree_size: int) -> tuple[LogKey, ...]:
+        """The log keys as they stood when the log had this size: later ends were not known."""
+        return tuple(
+            log if log.last_size < tree_size else replace(log, last_size=SIZE_MAX)
+            for log in self.logs
+            if log.first_size <= tree_size
+        )
 
     def open(self, what: str, data: bytes, *, origin: str | None = None) -> OpenedCheckpoint:
         """Read a checkpoint and check signatures, key ranges and quorum; raises `Malformed` or `SignatureFailed`.
@@ -260,21 +283,22 @@ class _Reading:
         if not self.logs:
             raise Malformed(self.what, expected="at least one log line", found="none")
         require_distinct([*self.logs, *self.witnesses.values(), *self.certificate_keys])
-        unknown = set(self.ranges) - {key.key_id.hex() for key in self.logs}
+        unknown = set(self.ranges) - {key.key_id.hex() for key in (*self.logs, *self.certificate_keys)}
         if unknown:
-            raise Malformed(self.what, expected="ranges of keys that a log line names", found=", ".join(unknown))
+            expected = "ranges of keys that a log or certificate line names"
+            raise Malformed(self.what, expected=expected, found=", ".join(unknown))
         return Policy(
-            tuple(self._log_keys()),
+            tuple(self._ranged(self.logs, self.log_urls)),
             self.witnesses,
             self.groups,
             self.quorum,
-            tuple(self.certificate_keys),
+            tuple(self._ranged(self.certificate_keys, [""] * len(self.certificate_keys))),
             self.witness_urls,
             self.quorum_from or 0,
             digest,
         )
 
-    def _log_keys(self) -> Iterator[LogKey]:
-        for key, url in zip(self.logs, self.log_urls, strict=True):
+    def _ranged(self, keys: list[VerifierKey], urls: list[str]) -> Iterator[LogKey]:
+        for key, url in zip(keys, urls, strict=True):
             known = self.ranges.get(key.key_id.hex())
             yield LogKey(key, *known, is_required=True, url=url) if known else LogKey(key, url=url)

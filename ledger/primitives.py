@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, Final
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -22,6 +23,7 @@ ED25519_SIGNATURE_BYTES: Final = 64
 ML_DSA_44_KEY_BYTES: Final = 1312
 ML_DSA_44_SIGNATURE_BYTES: Final = 2420
 SEED_BYTES: Final = 32
+_DISTINCT_BYTES_LEAST: Final = 8  # 32 random bytes have fewer values once in 10^30
 
 _FIELD: Final = 2**255 - 19
 _ORDER_EIGHT: Final = 0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD84D3D706A17C7
@@ -35,6 +37,13 @@ def require_strong_ed25519(name: str, public: bytes) -> None:
         raise KeyRefused(f"Ed25519 key of {excerpt(name)}", expected="a canonical encoding", found=public.hex())
     if y in _LOW_ORDER:
         raise KeyRefused(f"Ed25519 key of {excerpt(name)}", expected="a point of high order", found=public.hex())
+
+
+def require_random_seed(what: str, seed: bytes) -> None:
+    """Raises `KeyRefused` for seeds that nobody draws: zeros, a byte again and again, the examples of documents."""
+    is_counted = all(later - byte == 1 for byte, later in pairwise(seed))
+    if is_counted or len(set(seed)) < _DISTINCT_BYTES_LEAST:
+        raise KeyRefused(f"{what}: the seed is not random: it is an example, or its making failed; make another key")
 
 
 def ed25519_public(seed: bytes) -> bytes:

@@ -17,7 +17,7 @@ from ledger.errors import HistoryForked, LedgerError, LogDamaged, WrongUse
 from ledger.events import type_of
 from ledger.files import Folder
 from ledger.hashing import EMPTY_ROOT
-from ledger.keys import LAST_SIGNED, Keyring
+from ledger.keyring import LAST_SIGNED, Keyring
 from ledger.lock import Lock
 from ledger.monthbook import MonthBook, begin_months, resume_months
 from ledger.policy import OpenedCheckpoint

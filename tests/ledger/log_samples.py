@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ledger.audit import audit_log
 from ledger.files import Folder
-from ledger.keys import Keyring, ensure_keys
+from ledger.keyring import Keyring, ensure_keys
 from ledger.policy import parse_policy
 from ledger.writer import LogWriter
 

@@ -9,7 +9,8 @@ from log_samples import DAY_MS, NOV_21, Installation, event, events, slow_chain,
 from ledger.checkpoint import Checkpoint
 from ledger.errors import HistoryForked, LedgerError, LogDamaged, Malformed, SignerLocked, WrongUse
 from ledger.files import Folder
-from ledger.keys import ensure_keys, generate_keys, is_private, load_keyring
+from ledger.keyring import ensure_keys, generate_keys, load_keyring
+from ledger.keys import is_private
 from ledger.proofs import verify_consistency
 from ledger.reader import LogReader
 from ledger.tiles import ENTRIES, Tile, parse_tile, tile_at

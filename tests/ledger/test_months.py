@@ -154,7 +154,7 @@ def test_a_certificate_is_an_in_toto_statement_in_a_dsse_envelope(installed):
     installed.publish(10, now_ms=NOV_21)
     installed.publish(11, now_ms=DEC_1)
     envelope = json.loads(installed.folder.read(certificate_path("2026-11")))
-    payload = unseal(
+    payload, _ = unseal(
         "certificate", installed.folder.read(certificate_path("2026-11")), installed.policy().certificate_keys
     )
     statement = json.loads(payload)

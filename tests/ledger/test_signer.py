@@ -16,7 +16,7 @@ from adapters.signer import Signer, read_position
 from bus.envelope import Recorded
 from bus.follower import StreamIdentity, leaf_hash
 from ledger.cli import main
-from ledger.errors import SignerLocked
+from ledger.errors import SignerLocked, WrongUse
 
 STREAM = StreamIdentity("EVENTS_boston", "2026-11-21T09:00:00Z")
 
@@ -243,14 +243,17 @@ def test_keys_are_made_once_and_shown_without_their_secrets(installation, capsys
     shown = capsys.readouterr().out
     assert "log.example.org/boston+" in shown
     assert "PRIVATE" not in shown
-    assert run(keys, installation, "--json", "show") == 0
-    assert set(json.loads(capsys.readouterr().out)["keys"]) >= {"log-ed25519", "certificate-ed25519"}
+    assert run(keys, installation, "--json", "list") == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)["keys"]}
+    assert set(rows) >= {"log-ed25519", "certificate-ed25519"}
+    log_key = rows["log-ed25519"]
+    assert [log_key[name] for name in ("role", "first_size", "last_size", "kept")] == ["log", 0, None, "plain"]
     with pytest.raises(Exception, match="never replaced"):
         run(keys, installation, "generate")
 
 
 def test_keys_generate_wants_a_tenant_by_name(installation):
-    args = SimpleNamespace(data=installation.data_dir, tenant=None, action="generate", origin=None, json=False)
+    args = SimpleNamespace(data=installation.data_dir, tenant=None, action="generate")
 
     with pytest.raises(TallyError, match="--tenant NAME"):
         keys.run(args)
@@ -280,3 +283,20 @@ def test_prove_all_writes_what_verify_accepts(signed, tmp_path, capsys):
 def test_prove_says_what_goes_together(signed, arguments):
     with pytest.raises(TallyError, match="--all"):
         run(prove, signed, *arguments)
+
+
+def test_keys_that_are_encrypted_sign_when_the_environment_has_their_passphrase(
+    installation, clock, monkeypatch, tmp_path, capsys
+):
+    monkeypatch.setattr("ledger.keycrypt.LOG2_N", 14)
+    (tmp_path / "pass").write_text("correct horse\n")
+    (tmp_path / "pass").chmod(0o600)
+    run(keys, installation, "generate")
+    monkeypatch.setenv("TALLY_KEYS_PASSPHRASE_FILE", str(tmp_path / "pass"))
+
+    assert run(keys, installation, "encrypt") == 0
+    assert capsys.readouterr().out.count(" encrypted ") >= 2
+    assert asyncio.run(follow(installation, clock, 5)).stream_seq == 0
+    monkeypatch.delenv("TALLY_KEYS_PASSPHRASE_FILE")
+    with pytest.raises(WrongUse, match="the keys are encrypted: name a file with their passphrase"):
+        asyncio.run(follow(installation, clock))

@@ -1,0 +1,72 @@
+"""How the keys of a log stand: which there are, what they may sign, where their private halves are."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from ledger.files import Folder
+from ledger.keycrypt import ENCRYPTED
+from ledger.keyring import CERTIFICATE_KEY, LOG_KEY, LOG_PQ_KEY, POLICY
+from ledger.keys import one_line, read_line, read_public
+from ledger.note import VerifierKey
+from ledger.policy import parse_policy
+
+ROLES: Final = {LOG_KEY: "log", LOG_PQ_KEY: "log", CERTIFICATE_KEY: "certificate"}
+_NAME: Final = re.compile(rf"({'|'.join(ROLES)})(?:-([2-9]|[1-9][0-9]+))?\.vkey", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyStanding:
+    """A key by its name in the folder; without sizes when the policy does not know it (yet)."""
+
+    name: str
+    role: str
+    key: VerifierKey
+    first_size: int | None
+    last_size: int | None
+    kept: str
+
+
+def key_names(folder: Path, role: str | None = None) -> list[str]:
+    """Names of the keys in a folder, each role's in the order in which they were made."""
+    found = [match for name in Folder(folder).names("") if (match := _NAME.fullmatch(name))]
+    found.sort(key=lambda match: (list(ROLES).index(match[1]), int(match[2] or 1)))
+    return [match[0].removesuffix(".vkey") for match in found if role in {None, match[1]}]
+
+
+def role_of(name: str) -> str:
+    """`log-ed25519-2` -> `log-ed25519`."""
+    return next(role for role in ROLES if name == role or name.startswith(f"{role}-"))
+
+
+def next_name(folder: Path, role: str) -> str:
+    """The name that the next key of a role gets."""
+    names = key_names(folder, role)
+    return f"{role}-{int(names[-1].removeprefix(role).lstrip('-') or 1) + 1}" if names else role
+
+
+def list_keys(folder: Path) -> list[KeyStanding]:
+    """Every key of a folder, without opening any."""
+    path = folder / POLICY
+    policy = parse_policy(str(path), path.read_bytes())
+    ranges = {ranged.key: ranged for ranged in (*policy.logs, *policy.certificates)}
+    found = []
+    for name in key_names(folder):
+        key = read_public(folder / f"{name}.vkey")
+        ranged = ranges.get(key)
+        first, last = (ranged.first_size, ranged.last_size_or_none) if ranged else (None, None)
+        found.append(KeyStanding(name, ROLES[role_of(name)], key, first, last, _kept(folder, name)))
+    return found
+
+
+def _kept(folder: Path, name: str) -> str:
+    files = Folder(folder)
+    reference = files.read(f"{name}.ref")
+    if reference is not None:
+        return one_line(folder / f"{name}.ref", reference)
+    if files.read(f"{name}.key") is None:
+        return "destroyed"
+    return "encrypted" if read_line(folder / f"{name}.key").startswith(ENCRYPTED) else "plain"
