@@ -10,6 +10,7 @@ LedgerError                exit 1   base of the package
 |   +-- ObjectMissing      exit 1   ... that is not there
 +-- EventRefused           exit 1   a logged event that breaks the rules of events
 +-- MonthFailed            exit 1   a monthly certificate that does not fit its neighbours or its log
++-- TimestampFailed        exit 1   a time stamp that does not prove what it is for
 +-- HistoryForked          exit 1   two histories, or a signer asked to sign a second one
 +-- NotYetSigned           exit 1   an entry that no checkpoint covers so far
 +-- NotWitnessed           exit 1   a checkpoint that waits for the cosignatures of its quorum
@@ -68,6 +69,10 @@ class EventRefused(LedgerError):
 
 
 class MonthFailed(LedgerError):
+    pass
+
+
+class TimestampFailed(LedgerError):
     pass
 
 
