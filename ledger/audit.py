@@ -10,6 +10,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Final
 
+from ledger.beside import checkpoint_path, is_beside, read_stamps, require_closing, verify_stamps
 from ledger.errors import LogDamaged, Malformed, MonthFailed, ObjectMissing, excerpt
 from ledger.files import Folder, Source, require
 from ledger.hashing import HASH_BYTES
@@ -26,7 +27,7 @@ from ledger.months import (
 )
 from ledger.policy import OpenedCheckpoint, Policy
 from ledger.reader import LogReader
-from ledger.receipt import Claim, checkpoint_claim
+from ledger.receipt import Claim, checkpoint_claim, stamp_claim
 from ledger.replay import Kind, Progress, Replay, State
 from ledger.tiles import (
     CHAIN,
@@ -92,7 +93,8 @@ def audit_log(
         require_same_beginning(known.checkpoint, replay.states[known.checkpoint.tree_size].root)
         claims.append(Claim("history", f"extends the checkpoint of an earlier audit, {known.checkpoint}"))
     reader = LogReader(source, opened.checkpoint.tree_size)
-    claims += [_check_month(month, replay.states, reader) for month in months]
+    for month in months:
+        claims += [_check_month(month, replay.states, reader), *_check_beside(month, source, policy)]
     if isinstance(source, Folder):
         claims.append(_sweep(source, opened.checkpoint.tree_size, is_plain=is_plain))
     return AuditReport(opened, final.link, tuple(months), _per_type(final.kinds), tuple(claims))
@@ -123,6 +125,8 @@ def _read_months(source: Source, policy: Policy) -> list[MonthStatement]:
             break
     found: list[tuple[str, bool, bytes]] = []
     for name, data in contents.items():
+        if is_beside(name):
+            continue
         parsed = split_root_name(name)
         if parsed is None or data is None:
             raise LogDamaged(f"{ROOTS}/{name}", expected="a certificate or a provisional root", found="neither")
@@ -183,6 +187,15 @@ def _check_month(month: MonthStatement, states: dict[int, State], reader: LogRea
     outside = f" ({late} say that they were recorded in another month)" if late else ""
     root = month.closing_root.hex()
     return Claim("month", f"{month.name}: {closing - opening} events{outside}, size {closing}, root {root}")
+
+
+def _check_beside(month: MonthStatement, source: Source, policy: Policy) -> list[Claim]:
+    if month.is_provisional:
+        return []
+    path = checkpoint_path(month.month)
+    require_closing(path, require(source, path), month)
+    stamps = verify_stamps(path, month, read_stamps(source, month.month, policy), policy)
+    return [stamp_claim(month, name, stamp) for name, stamp in stamps.items()]
 
 
 def _per_type(kinds: Counter[Kind]) -> Counter[str]:

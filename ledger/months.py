@@ -57,6 +57,10 @@ def parse_month(text: str) -> str:
     return text
 
 
+def is_month(text: str) -> bool:
+    return _MONTH.fullmatch(text) is not None
+
+
 def next_month(month: str) -> str:
     year, number = int(month[:4]), int(month[5:])
     return f"{year + number // 12:04d}-{number % 12 + 1:02d}"

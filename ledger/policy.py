@@ -10,6 +10,7 @@ What the format lacks stands in comment lines, which other tools skip:
     # tally-range <key ID> <first size> <last size>|-    sizes that this key signs; within them a log key must
     # tally-certificate <vkey>                           key of the monthly certificates
     # tally-quorum <first size>                          smaller checkpoints were signed before there were witnesses
+    # tally-timestamp <authority> <base64>               root certificate (DER) of a time stamp authority
 
 A log key without a range is an alternative: one good signature by any of them suffices. A certificate needs one
 signature, by a certificate key whose range has the month's closing size.
@@ -23,9 +24,11 @@ from hashlib import sha256
 from typing import Final, Self
 
 from ledger.checkpoint import Checkpoint, parse_checkpoint, verify_signature
-from ledger.encoding import SIZE_MAX, parse_decimal
+from ledger.cms import load_certificate
+from ledger.encoding import SIZE_MAX, decode_base64, parse_decimal
 from ledger.errors import KeyRefused, Malformed, SignatureFailed, excerpt
 from ledger.note import COSIGNATURE_ED25519, COSIGNATURE_ML_DSA_44, ED25519, Note, VerifierKey, require_distinct
+from ledger.timestamps import require_authority_name
 
 NONE: Final = "none"
 FUTURE_SECONDS_MAX: Final = 300  # clocks differ
@@ -73,6 +76,7 @@ class Policy:
     certificates: tuple[LogKey, ...] = ()
     witness_urls: dict[str, str] = field(default_factory=dict)
     quorum_from: int = 0
+    authorities: dict[str, tuple[bytes, ...]] = field(default_factory=dict)
     digest: str = field(default="", compare=False)
     now_seconds: int | None = field(default=None, compare=False)
 
@@ -210,6 +214,7 @@ class _Reading:
         self.groups: dict[str, Group] = {}
         self.members: set[str] = set()
         self.certificate_keys: list[VerifierKey] = []
+        self.authorities: dict[str, tuple[bytes, ...]] = {}
         self.quorum: str | None = None
         self.quorum_from: int | None = None
 
@@ -227,6 +232,11 @@ class _Reading:
                 self.certificate_keys.append(self._key(what, vkey, ED25519))
             case ["#", "tally-quorum", *sizes]:
                 self._begin_quorum(what, sizes)
+            case ["#", "tally-timestamp", name, root]:
+                der = decode_base64(what, root)
+                load_certificate(what, der)
+                name = require_authority_name(name)
+                self.authorities[name] = (*self.authorities.get(name, ()), der)
             case [comment, *_] if comment.startswith("#"):
                 return
             case ["log", vkey, *url] if len(url) <= 1:
@@ -295,6 +305,7 @@ class _Reading:
             tuple(self._ranged(self.certificate_keys, [""] * len(self.certificate_keys))),
             self.witness_urls,
             self.quorum_from or 0,
+            self.authorities,
             digest,
         )
 

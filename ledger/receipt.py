@@ -5,7 +5,7 @@ tlog-proof                                       receipt, JSON with an indent of
     [extra <base64>]                                 entry         the entry's bytes, base64
     index <leaf index>                               proof         a tlog-proof
     <base64 hash> ...   (sibling of the leaf first)  certificate   the month's certificate, null while it is open
-    <empty line>
+    <empty line>                                     timestamps    authority to response, base64; or absent
     <signed checkpoint>
 
 A receipt of a closed month proves against the closing checkpoint, whose bytes the certificate holds.
@@ -14,10 +14,11 @@ A receipt of a closed month proves against the closing checkpoint, whose bytes t
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Final, NamedTuple
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
 
+from ledger.beside import read_stamps, verify_stamps
 from ledger.encoding import decode_base64, encode_base64, parse_decimal
 from ledger.errors import LogDamaged, Malformed, MonthFailed, NotYetSigned, excerpt
 from ledger.events import describe
@@ -28,6 +29,7 @@ from ledger.policy import OpenedCheckpoint, Policy
 from ledger.proofs import PROOF_HASHES_MAX, verify_inclusion
 from ledger.reader import LogReader
 from ledger.tiles import CHECKPOINT
+from ledger.timestamps import TimeStamp, require_authority_name
 
 PROOF_FORMAT: Final = "c2sp.org/tlog-proof@v1"
 RECEIPT_FORMAT: Final = "https://tallyroot.example/receipt/v1"
@@ -81,14 +83,17 @@ class Receipt:
     entry: bytes
     proof: TlogProof
     certificate: bytes | None
+    timestamps: Mapping[str, bytes] = field(default_factory=dict)
 
     def __bytes__(self) -> bytes:
-        value = {
+        value: dict[str, object] = {
             "format": RECEIPT_FORMAT,
             "entry": encode_base64(self.entry),
             "proof": bytes(self.proof).decode(),
             "certificate": None if self.certificate is None else self.certificate.decode(),
         }
+        if self.timestamps:
+            value["timestamps"] = {name: encode_base64(data) for name, data in sorted(self.timestamps.items())}
         return json.dumps(value, ensure_ascii=False, indent=1).encode() + b"\n"
 
 
@@ -111,6 +116,7 @@ def parse_receipt(what: str, data: bytes) -> Receipt:
             decode_base64(f"{what}, entry", entry),
             parse_proof(f"{what}, proof", proof.encode()),
             None if certificate is None else certificate.encode(),
+            _parse_timestamps(f"{what}, timestamps", value.get("timestamps", {})),
         )
         is_same = bytes(receipt) == data
     except UnicodeError as err:
@@ -118,6 +124,12 @@ def parse_receipt(what: str, data: bytes) -> Receipt:
     if not is_same:
         raise Malformed(what, expected="the receipt's one canonical form", found="other spaces, keys or escapes")
     return receipt
+
+
+def _parse_timestamps(what: str, value: Any) -> dict[str, bytes]:
+    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+        raise Malformed(what, expected="names of authorities with base64", found=excerpt(str(value)))
+    return {require_authority_name(name): decode_base64(f"{what}, {name}", text) for name, text in value.items()}
 
 
 def prove_entry(source: Source, policy: Policy, leaf_index: int) -> Receipt:
@@ -130,13 +142,14 @@ def prove_entry(source: Source, policy: Policy, leaf_index: int) -> Receipt:
         raise NotYetSigned(f"entry {leaf_index}: the last checkpoint has size {latest.checkpoint.tree_size}")
     month = find_month(source, policy, leaf_index)
     note, tree_size = (latest.note, latest.checkpoint.tree_size)
-    certificate = None
+    certificate, stamps = None, {}
     if month is not None:
         certificate, statement = month
+        stamps = read_stamps(source, statement.month, policy)
         note, tree_size = statement.closing.checkpoint, statement.closing.tree_size
     reader = LogReader(source, latest.checkpoint.tree_size)
     proof = TlogProof(leaf_index, tuple(reader.inclusion_proof(leaf_index, tree_size)), note)
-    receipt = Receipt(reader.entry(leaf_index), proof, certificate)
+    receipt = Receipt(reader.entry(leaf_index), proof, certificate, stamps)
     for _ in verify_receipt("new receipt", receipt, policy):
         pass
     return receipt
@@ -178,6 +191,10 @@ def verify_receipt(what: str, receipt: Receipt, policy: Policy) -> Iterator[Clai
     """Check a receipt against a policy, one claim after the other; raises a `LedgerError` at the first no."""
     yield from verify_proof(what, receipt.entry, receipt.proof, policy)
     if receipt.certificate is None:
+        if receipt.timestamps:
+            raise MonthFailed(
+                f"{what}, timestamps", expected="none without a certificate", found=len(receipt.timestamps)
+            )
         yield Claim("month", "open when the receipt was made: no certificate yet")
         return
     month = open_month(f"{what}, certificate", receipt.certificate, policy)
@@ -193,3 +210,12 @@ def verify_receipt(what: str, receipt: Receipt, policy: Policy) -> Iterator[Clai
             f"{what}, {month.name}", expected="the checkpoint of the proof as closing one", found="another"
         )
     yield Claim("month", f"{month.name}: leaves {first} to {end - 1}, root {month.closing_root.hex()}")
+    for name, stamp in verify_stamps(what, month, receipt.timestamps, policy).items():
+        yield stamp_claim(month, name, stamp)
+
+
+def stamp_claim(month: MonthStatement, authority: str, stamp: TimeStamp | None) -> Claim:
+    """What a time stamp of a month's closing checkpoint says, or that nobody here can tell."""
+    if stamp is None:
+        return Claim("time stamp", f"{month.name}: one by {authority}, not checked: the policy names no such authority")
+    return Claim("time stamp", f"{month.name}: its closing checkpoint existed {stamp}, authority {authority}")

@@ -35,14 +35,14 @@ from ledger.der import (
     object_id,
     read_der,
 )
-from ledger.errors import Malformed, TimestampFailed, WrongUse, excerpt
+from ledger.errors import Malformed, TimestampFailed, excerpt
 
 RESPONSE_BYTES_MAX: Final = 65_535
 _TST_INFO: Final = "1.2.840.113549.1.9.16.1.4"
 _SHA256: Final = bytes.fromhex("300d06096086480165030402010500")  # AlgorithmIdentifier with NULL parameters
 _GRANTED: Final = {0: "granted", 1: "granted with modifications"}
 _STATUS: Final = {2: "rejection", 3: "waiting", 4: "revocation warning", 5: "revocation notification"}
-_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
+AUTHORITY_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +62,9 @@ class TimeStamp:
 
 
 def require_authority_name(name: str) -> str:
-    """The name itself; raises `WrongUse` unless it can stand in a file name."""
-    if not _NAME.fullmatch(name):
-        raise WrongUse("time stamp authority", expected="1 to 64 letters, digits, - and _", found=excerpt(name))
+    """The name itself; raises `Malformed` unless it can stand in a file name."""
+    if not AUTHORITY_NAME.fullmatch(name):
+        raise Malformed("time stamp authority", expected="1 to 64 letters, digits, - and _", found=excerpt(name))
     return name
 
 

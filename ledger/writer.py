@@ -7,6 +7,7 @@ a second checkpoint for the same place could be a fork.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Self
@@ -42,6 +43,7 @@ class LogWriter:
         self._memory = Folder(keyring.folder)
         self._locks = locks
         self._is_usable = True
+        self._stop = threading.Event()
         self._promised: OpenedCheckpoint | None = None
         self._signed_at_ms = 0
 
@@ -128,6 +130,7 @@ class LogWriter:
     def abandon(self) -> None:
         """Let go of the log without signing, as a crash would."""
         self._is_usable = False
+        self._stop.set()
         self._folder.close()
         for lock in self._locks:
             lock.release()
@@ -193,7 +196,7 @@ class LogWriter:
         self._compare_memory(remembered)
         self._builder.clear_leftovers()
         self._signed_head = self._builder.head()
-        self._book = resume_months(self._folder, self._keyring, self._signed, self._signed_head)
+        self._book = resume_months(self._folder, self._keyring, self._signed, self._signed_head, self._stop)
         if self._promised is None:
             self._book.close_until(now_ms, self._signed, self._signed_head)
             self._book.publish_provisional(now_ms, self._signed, self._signed_head)

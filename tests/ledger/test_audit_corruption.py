@@ -74,7 +74,7 @@ def test_any_file_cut_off_lengthened_emptied_or_removed_is_found(damaged):
             with pytest.raises(LedgerError):
                 damaged.audit()
         damaged.folder.replace(path, good)
-    assert len(needed) == 13
+    assert len(needed) == 14
 
 
 def test_any_two_files_of_one_kind_that_are_swapped_are_found(damaged):

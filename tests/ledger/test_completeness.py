@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from log_samples import NOV_21, Installation, event, events
 
-from ledger import monthbook
+from ledger import closing
 from ledger.cli import main
 from ledger.completeness import parse_completeness, prove_completeness, verify_completeness
 from ledger.errors import LedgerError, Malformed, MonthFailed, NotYetSigned, ProofFailed
@@ -148,7 +148,7 @@ def test_a_signer_that_leaves_an_event_out_of_its_index_is_caught_by_the_audit(t
     installed.publish(100, now_ms=NOV_21)
     with monkeypatch.context() as dishonest:
         dishonest.setattr(
-            monthbook,
+            closing,
             "index_head",
             lambda read, count: index_head(lambda: [item for item in read() if item[0] != 99], count),
         )

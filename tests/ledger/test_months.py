@@ -71,7 +71,12 @@ def test_a_month_closes_at_the_last_checkpoint_signed_before_it_ended(installed)
     december = month(installed, "2026-12", is_provisional=True)
     assert december.opening == november.closing
     assert sum(december.counts.values()) == 50
-    assert installed.folder.names("roots") == ["2026-11.dsse.json", "2026-12.provisional.dsse.json"]
+    assert installed.folder.names("roots") == [
+        "2026-11.checkpoint",
+        "2026-11.dsse.json",
+        "2026-12.provisional.dsse.json",
+    ]
+    assert installed.folder.read("roots/2026-11.checkpoint") == closing
     assert len(installed.audit().months) == 2
 
 
@@ -284,7 +289,7 @@ def test_a_second_certificate_for_a_month_is_not_signed(installed):
     writer = installed.open(NOV_21)
     installed.folder.replace(certificate_path("2026-11"), b"there already\n")
 
-    with pytest.raises(MonthFailed, match="no second one"):
+    with pytest.raises(MonthFailed, match="no second certificate is signed"):
         writer.sign(DEC_1)
     writer.abandon()
 

@@ -1,0 +1,59 @@
+"""What stands beside a month's certificate: its closing checkpoint as a file, and time stamps of it.
+
+roots/<YYYY-MM>.checkpoint            the closing checkpoint, byte for byte as in the certificate
+roots/<YYYY-MM>.<authority>.tsr       response of a time stamp authority for that file
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ledger.errors import MonthFailed, excerpt
+from ledger.files import Source
+from ledger.months import ROOTS, MonthStatement, is_month
+from ledger.policy import Policy
+from ledger.timestamps import AUTHORITY_NAME, TimeStamp, verify_timestamps
+
+
+def checkpoint_path(month: str) -> str:
+    return f"{ROOTS}/{month}.checkpoint"
+
+
+def stamp_path(month: str, authority: str) -> str:
+    return f"{ROOTS}/{month}.{authority}.tsr"
+
+
+def is_beside(name: str) -> bool:
+    """Whether a file under `roots/` is a closing checkpoint or a time stamp."""
+    month, _, rest = name.partition(".")
+    return is_month(month) and (rest == "checkpoint" or _authority_of(rest) is not None)
+
+
+def _authority_of(rest: str) -> str | None:
+    name, dot, kind = rest.partition(".")
+    return name if dot and kind == "tsr" and AUTHORITY_NAME.fullmatch(name) else None
+
+
+def read_stamps(source: Source, month: str, policy: Policy) -> dict[str, bytes]:
+    """The time stamps of a month by authority: those that the policy names, and all that a folder has."""
+    listed = [name.removeprefix(f"{month}.") for name in source.names(ROOTS) if name.startswith(f"{month}.")]
+    names = {*policy.authorities, *(name for rest in listed if (name := _authority_of(rest)) is not None)}
+    found = {name: source.read(stamp_path(month, name)) for name in sorted(names)}
+    return {name: data for name, data in found.items() if data is not None}
+
+
+def verify_stamps(
+    what: str, statement: MonthStatement, stamps: Mapping[str, bytes], policy: Policy
+) -> dict[str, TimeStamp | None]:
+    """Check the stamps of a month's closing checkpoint; None for an authority that the policy does not name."""
+    checkpoint = statement.closing.checkpoint
+    signed_at = policy.open(f"{what}, closing checkpoint", checkpoint, origin=statement.origin).at_seconds
+    return verify_timestamps(what, stamps, checkpoint, signed_at, policy.authorities)
+
+
+def require_closing(path: str, data: bytes, statement: MonthStatement) -> None:
+    """Raises `MonthFailed` unless a closing checkpoint's file is what the certificate says."""
+    if data != statement.closing.checkpoint:
+        raise MonthFailed(
+            path, expected=f"the closing checkpoint of the {statement.name}", found=excerpt(str(data[:40]))
+        )
