@@ -218,7 +218,7 @@ class _Reading:
         self.quorum: str | None = None
         self.quorum_from: int | None = None
 
-    def take(self, what: str, words: list[str]) -> None:  # noqa: C901 (one case for each kind of line)
+    def take(self, what: str, words: list[str]) -> None:  # noqa: C901, PLR0912 (one case for each kind of line)
         match words:
             case []:
                 return
