@@ -20,9 +20,10 @@ lint: $(VENV)/.dev
 bench: $(VENV)/.dev
 	@exec $(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY)) $(ARGS)
 
-# Crash tests in full, about 15 minutes; the short form is one of the tests.
-chaos: $(VENV)/.embedded
-	@exec $(BIN)/tally simulate chaos --long $(ARGS)
+# Crash tests in full, about 15 minutes for workers and servers, then the projectors; the short forms are among the tests.
+chaos: $(VENV)/.dev
+	@$(BIN)/tally simulate chaos --long $(ARGS)
+	@exec $(BIN)/python -m pytest tests/projections/test_projector_crashes.py --projector-kills 100 -q -s
 
 install: $(VENV)/.embedded
 

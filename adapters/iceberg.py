@@ -7,6 +7,7 @@ that of two copies one is refused. After any failed commit the position is read 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -31,6 +32,8 @@ from bus.follower import Position, StreamIdentity
 from projections import analytics
 from projections.errors import Fenced, Inconsistent, ProjectionError, SinkUnavailable, Switched
 from projections.positions import NOTHING, advance, require_same_stream
+
+log = logging.getLogger(__name__)
 
 CATALOG: Final = "tallyroot"
 EVENTS: Final = "events"
@@ -321,6 +324,7 @@ class AnalyticsFollower:
         try:
             await asyncio.to_thread(append, self._table, self._batches, self._opened.at(after))
         except Exception as err:  # noqa: BLE001 - whatever it was, the table says whether the commit landed
+            log.info("%s: a commit to %d failed (%s), looking again", self.name, after.stream_seq, type(err).__name__)
             try:
                 await asyncio.to_thread(self._settle, self._table, before, after, err)
             except ProjectionError:

@@ -14,6 +14,12 @@ for _name in [name for name in os.environ if name.startswith("TALLY_")]:
     del os.environ[_name]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How long the crash tests of the projectors go on, and with which random choices."""
+    parser.addoption("--projector-kills", type=int, default=3, metavar="N", help="kills for each projector")
+    parser.addoption("--projector-seed", type=int, default=None, metavar="SEED", help="repeat what a run printed")
+
+
 @pytest.fixture(scope="session")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServers]:
     """NATS, PostgreSQL and Valkey on free ports, their data in a temporary directory; two test runs do not meet."""

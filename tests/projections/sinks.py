@@ -1,5 +1,7 @@
 """The three sinks in one form: how each is fed, where it stands, what it holds, and what it must hold."""
 
+from typing import ClassVar
+
 import psycopg
 from stories import ranking
 
@@ -14,6 +16,10 @@ from projections.leaderboards import Board
 
 class Leaderboards:
     follower = LeaderboardFollower
+    environ: ClassVar = {}
+    events_per_kill = 120
+    write_s = 0.02
+    refusal = "Fenced"
     url = "redis_url"
     pieces_max = 8
     batch_max = 90
@@ -37,6 +43,10 @@ class Leaderboards:
 
 class ReadModels:
     follower = ReadModelFollower
+    environ: ClassVar = {}
+    events_per_kill = 120
+    write_s = 0.02
+    refusal = "Fenced"
     url = "postgres_dsn"
     pieces_max = 60
     batch_max = 90
@@ -84,21 +94,24 @@ class Analytics:
     def follower(settings):
         return AnalyticsFollower(settings, commit_rows=1)
 
+    environ: ClassVar = {"TALLY_ANALYTICS_COMMIT_ROWS": "17", "TALLY_ANALYTICS_COMMIT_AGE_S": "1"}
+    events_per_kill = 60
+    write_s = 0.15
+    refusal = "failed (CommitFailedException)"
     url = None
     batch_max = 250
     read_position = staticmethod(iceberg.read_position)
 
     @staticmethod
     def wanted(fold):
-        total = fold["types"].total()
-        return {"types": dict(fold["types"]), "sequences": list(range(1, total + 1)), "altered": []}
+        return {"types": dict(fold["types"]), "events": list(enumerate(fold["bodies"], 1)), "altered": []}
 
     @staticmethod
     async def found(settings, tenant, fold):
         rows = iceberg.read_rows(settings, tenant)
         return {
             "types": iceberg.count_by_type(settings, tenant),
-            "sequences": [row["stream_seq"] for row in rows],
+            "events": [(row["stream_seq"], analytics.body_of(row)) for row in rows],
             "altered": [row["event_id"] for row in rows if not analytics.is_faithful(row)],
         }
 

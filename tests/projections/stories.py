@@ -155,7 +155,8 @@ def fold(bodies):
         "players": {}, "badges": set(), "attempts": {}, "steps": {}, "balances": defaultdict(int),
         "postings": [], "quests": {}, "quest_steps": {}, "scores": defaultdict(dict), "types": Counter(),
     }  # fmt: skip
-    for stream_seq, body in enumerate(bodies, 1):
+    state["bodies"] = list(bodies)
+    for stream_seq, body in enumerate(state["bodies"], 1):
         event = json.loads(body)
         state["types"][event["type"]] += 1
         if event["type"] != COMMANDS_DECIDED:
