@@ -18,8 +18,9 @@ from pyiceberg.exceptions import CommitFailedException, NoSuchTableError
 from pyiceberg.table import Table
 from pyiceberg.table.update.snapshot import ManageSnapshots
 
-from adapters.iceberg import (
-    AnalyticsFollower,
+from adapters.iceberg import AnalyticsFollower
+from adapters.iceberg_table import (
+    EVENTS,
     IcebergSettings,
     ensure_table,
     events_table,
@@ -36,7 +37,6 @@ from projections.generations import LIVE, PREVIOUS, RowsHash, Standing, State
 PREVIOUS_TAG: Final = "tallyroot-previous"
 #: Set on a table before its files go live: they must outlive it.
 ADOPTED: Final = "tallyroot.adopted"
-EVENTS: Final = "events"
 COMMIT_ROWS: Final = 100_000
 SWITCH_TRIES: Final = 5
 _SEPARATOR: Final = b"\x1f"

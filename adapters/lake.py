@@ -21,17 +21,14 @@ from pyiceberg.manifest import DataFile
 from pyiceberg.table import FileScanTask, Table
 from pyiceberg.table.snapshots import Snapshot
 
-from adapters.iceberg import EVENTS, IcebergSettings, open_catalog, unavailable
+from adapters.iceberg_table import CREATED, EVENTS, LEAF, SEQ, IcebergSettings, open_catalog, unavailable
 from bus.follower import Position
 from projections.errors import Inconsistent, NotFound, ProjectionError
 from projections.lake import TABLES
 from projections.lake_upkeep import HOUR_MS, LiveFile, Standing
 
-# Keys of a snapshot's summary, as adapters/iceberg.py writes them; all that begin so are carried forward.
+#: Keys of a snapshot's summary that begin so are carried forward.
 OURS: Final = "tallyroot."
-CREATED: Final = "tallyroot.stream-created"
-SEQ: Final = "tallyroot.stream-seq"
-LEAF: Final = "tallyroot.leaf-hash"
 
 COMMIT_TRIES: Final = 20
 _RETRY_WAIT_S: Final = 0.05

@@ -21,7 +21,7 @@ from pyiceberg.transforms import IdentityTransform
 from pyiceberg.types import DateType, IcebergType, LongType, NestedField, StringType
 
 from adapters import lake
-from adapters.lake import CREATED, LEAF, SEQ
+from adapters.iceberg_table import CREATED, LEAF, SEQ
 from projections.errors import Inconsistent
 from projections.lake import DAY, VERSION, DerivedTable, Fact, Sums, fold, merge
 

@@ -21,7 +21,7 @@ from pyiceberg.manifest import DataFile
 from pyiceberg.table import FileScanTask, Table
 
 from adapters import lake
-from adapters.iceberg import EVENTS, IcebergSettings
+from adapters.iceberg_table import EVENTS, IcebergSettings
 from adapters.lake_derived import Derived, derive
 from projections.errors import Inconsistent, NotFound
 from projections.lake import TABLES

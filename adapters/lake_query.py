@@ -16,7 +16,7 @@ from pyiceberg.expressions.parser import parse
 from pyiceberg.table import Table
 
 from adapters import lake
-from adapters.iceberg import EVENTS, IcebergSettings
+from adapters.iceberg_table import EVENTS, IcebergSettings
 from bus.timetravel import Moment, TravelRefused, parse_at, sequence_at
 from domain.values import to_time
 from projections.errors import NotFound, ProjectionError

@@ -10,7 +10,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from adapters import lake, lake_maintenance, lake_query
-from adapters.iceberg import EVENTS, AnalyticsFollower
+from adapters.iceberg import AnalyticsFollower
+from adapters.iceberg_table import EVENTS
 from projections.lake_upkeep import HOUR_MS
 
 EAGER = lake_maintenance.Limits(quiet_ms=0, keep_ms=0, grace_ms=600_000)

@@ -9,7 +9,8 @@ import sys
 import pytest
 
 from adapters import lake, lake_maintenance
-from adapters.iceberg import AnalyticsFollower, position_of
+from adapters.iceberg import AnalyticsFollower
+from adapters.iceberg_table import position_of
 from projections.errors import Inconsistent, NotFound
 from projections.lake_upkeep import HOUR_MS
 from tests.lake.lakes import EAGER, Lake, derived_in, derived_of

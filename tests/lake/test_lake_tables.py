@@ -11,7 +11,7 @@ import pytest
 from pyiceberg.types import StringType
 
 import adapters.lake
-from adapters import cli, iceberg, lake_derived, lake_maintenance
+from adapters import cli, lake_derived, lake_maintenance
 from adapters.iceberg import AnalyticsFollower
 from bus.envelope import TIME_MS_MAX, TIME_MS_MIN
 from domain.token import MintTokens
@@ -255,7 +255,6 @@ def test_a_snapshot_of_a_table_without_positions_is_not_found():
     with contextlib.suppress(NotFound):
         lake_upkeep.standing_at("events", [], 5, is_cut=True)
         pytest.fail("nothing can stand anywhere")
-    assert iceberg.EVENTS == "events"
 
 
 def test_days_at_the_edges_of_time_are_days_like_any_other(own, tenant):

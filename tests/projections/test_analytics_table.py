@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import pytest
 from stories import START_MS, Story, publish, random_story
 
-from adapters import iceberg
+from adapters import iceberg, iceberg_table
 from adapters.iceberg import AnalyticsFollower
 from domain.player import AcceptQuest, ReachStep, RegisterPlayer
 from projections.errors import ProjectionError, SinkUnavailable
@@ -16,13 +16,13 @@ HOUR_MS = 3_600_000
 
 def partitions(settings, tenant):
     """Rows per event type and hour since 1970, as the table's metadata count them."""
-    with iceberg.events_table(settings, tenant) as table:
+    with iceberg_table.events_table(settings, tenant) as table:
         found = table.inspect.partitions().to_pylist()
     return {(row["partition"]["event_type"], row["partition"]["time_hour"]): row["record_count"] for row in found}
 
 
 def snapshots(settings, tenant):
-    with iceberg.events_table(settings, tenant) as table:
+    with iceberg_table.events_table(settings, tenant) as table:
         return len(table.metadata.snapshots)
 
 
@@ -57,7 +57,7 @@ def test_a_late_event_lands_in_the_hour_in_which_it_happened(settings, tenant):
 def test_a_filter_by_tenant_type_and_time_reads_only_the_files_of_that_hour(settings, tenant):
     asyncio.run(write(settings, random_story(tenant, seed=31)))
 
-    with iceberg.events_table(settings, tenant) as table:
+    with iceberg_table.events_table(settings, tenant) as table:
         everything = len(list(table.scan().plan_files()))
         one_hour = list(
             table.scan(
@@ -136,7 +136,7 @@ def test_every_tenant_has_a_table_of_its_own(settings, tenant):
 def test_times_are_moments_with_a_zone_and_data_are_json(settings, tenant):
     asyncio.run(write(settings, random_story(tenant, seed=36, events=20)))
 
-    with iceberg.events_table(settings, tenant) as table:
+    with iceberg_table.events_table(settings, tenant) as table:
         rows = table.scan(row_filter="event_type == 'quest-published/1'", selected_fields=("time", "data")).to_arrow()
 
     assert rows.column("time")[0].as_py() == datetime(2014, 4, 21, 13, tzinfo=UTC)

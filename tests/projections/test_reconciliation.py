@@ -9,7 +9,7 @@ import redis
 from sinks import Analytics, Leaderboards, ReadModels
 from stories import random_story
 
-from adapters import cli, iceberg
+from adapters import cli, iceberg_table
 from adapters.commands.reconcile import meet
 from adapters.errors import TallyError
 from adapters.postgres_schema import schema_of
@@ -98,11 +98,12 @@ def altered(rows):
 )
 def test_a_row_of_the_analytics_that_was_touched_is_found(settings, tenant, damage, said):
     asyncio.run(fill(settings, tenant))
-    with iceberg.events_table(settings, tenant) as table:
+    with iceberg_table.events_table(settings, tenant) as table:
         properties = {
-            key: table.current_snapshot().summary[key] for key in (iceberg._CREATED, iceberg._SEQ, iceberg._LEAF)
+            key: table.current_snapshot().summary[key]
+            for key in (iceberg_table.CREATED, iceberg_table.SEQ, iceberg_table.LEAF)
         }
-        rows = table.scan().to_arrow().cast(iceberg._ARROW)
+        rows = table.scan().to_arrow().cast(iceberg_table.ARROW)
         table.overwrite(damage(rows), snapshot_properties=properties)
 
     found = differences(settings, tenant)
