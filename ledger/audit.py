@@ -7,6 +7,7 @@ still there. Files beyond the checkpoint are not promised yet and only counted.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,9 +27,10 @@ from ledger.months import (
     split_root_name,
 )
 from ledger.policy import OpenedCheckpoint, Policy
+from ledger.progress import Kind, ProgressFile, Replayed, State
 from ledger.reader import LogReader
 from ledger.receipt import Claim, checkpoint_claim, stamp_claim
-from ledger.replay import Kind, Progress, Replay, State
+from ledger.replay import BLOCK_ENTRIES, Progress, Replay
 from ledger.tiles import (
     CHAIN,
     CHECKPOINT,
@@ -41,6 +43,7 @@ from ledger.tiles import (
     parse_tile,
     tile_at,
 )
+from ledger.times import CLOCK_SKEW_S, time_windows
 
 _READ_AGAIN: Final = 3
 
@@ -64,44 +67,99 @@ def audit_log(
     known: OpenedCheckpoint | None = None,
     progress: Progress | None = None,
     jobs: int = 1,
+    clock_skew_s: int = CLOCK_SKEW_S,
+    progress_file: ProgressFile | None = None,
 ) -> AuditReport:
     """Audit a log against a policy; raises the `LedgerError` that names the first thing that does not match.
 
     `is_plain`: a C2SP log that is not ours, without chain, months and rules for its entries.
     `known`: a checkpoint of an earlier audit, which this log must extend.
     `jobs`: number of processes that hash and parse.
+    `clock_skew_s`: how far times in events may be off from those of the checkpoints around them.
+    `progress_file`: where an interrupted audit goes on, and what is kept should this one be interrupted.
     """
     # Months before checkpoint: what a live log signs in between is then beyond them, never beneath.
     require(source, CHECKPOINT)
     months = [] if is_plain else _read_months(source, policy)
     opened = policy.open(CHECKPOINT, require(source, CHECKPOINT))
-    replay = Replay(source, opened.checkpoint, is_plain=is_plain)
-    replay.keep(month.closing.tree_size for month in months)
+    size = opened.checkpoint.tree_size
     if known is not None:
         require_later(known, opened)
-        replay.keep([known.checkpoint.tree_size])
-    replay.run(progress or (lambda _done, _total: None), jobs)
-    final = replay.states[opened.checkpoint.tree_size]
+    earlier = progress_file.load() if progress_file else None
+    seen = None if earlier is None else policy.open("checkpoint of the interrupted audit", earlier.checkpoint)
+    remembered = [checkpoint for checkpoint in (known, seen) if checkpoint is not None]
+    if seen is not None:
+        require_later(seen, opened)
+    replay = _prepare(source, opened, earlier.replayed if earlier else None, is_plain=is_plain)
+    cuts = [month.closing.tree_size for month in months] + [each.checkpoint.tree_size for each in remembered]
+    replay.keep(cuts)
+    if replay.misses_a_state:  # a month or a checkpoint that the interrupted audit did not know of: begin again
+        replay = _prepare(source, opened, None, is_plain=is_plain)
+        replay.keep(cuts)
+    resumed_at = replay.known.entries
+    replay.require_times(time_windows(_moments(months, [opened, *remembered], policy), size, clock_skew_s))
+    limit = size if is_plain else max(month.closing.tree_size for month in months)
+    _run(replay, progress or (lambda _done, _total: None), jobs, progress_file, opened.note, limit)
+    if progress_file is not None:
+        progress_file.remove()  # what does not hold from here on holds for nothing that was read before
+    final = replay.states[size]
     if final.root != opened.checkpoint.root:
         raise LogDamaged(
-            f"{CHECKPOINT}, root of size {opened.checkpoint.tree_size}",
+            f"{CHECKPOINT}, root of size {size}",
             expected=f"{opened.checkpoint.root.hex()} as signed",
             found=f"{final.root.hex()} from the entries",
         )
-    claims = [checkpoint_claim(opened), *_replay_claims(replay, opened.checkpoint.tree_size, is_plain=is_plain)]
+    claims = [checkpoint_claim(opened), *_replay_claims(replay, size, resumed_at, is_plain=is_plain)]
+    for each in remembered:
+        require_same_beginning(each.checkpoint, replay.states[each.checkpoint.tree_size].root)
     if known is not None:
-        require_same_beginning(known.checkpoint, replay.states[known.checkpoint.tree_size].root)
         claims.append(Claim("history", f"extends the checkpoint of an earlier audit, {known.checkpoint}"))
-    reader = LogReader(source, opened.checkpoint.tree_size)
+    reader = LogReader(source, size)
     for month in months:
         claims += [_check_month(month, replay.states, reader), *_check_beside(month, source, policy)]
     if isinstance(source, Folder):
-        claims.append(_sweep(source, opened.checkpoint.tree_size, is_plain=is_plain))
+        claims.append(_sweep(source, size, is_plain=is_plain))
     return AuditReport(opened, final.link, tuple(months), _per_type(final.kinds), tuple(claims))
 
 
-def _replay_claims(replay: Replay, tree_size: int, *, is_plain: bool) -> list[Claim]:
-    entries = f"{tree_size} entries hashed again"
+def _prepare(source: Source, opened: OpenedCheckpoint, resumed: Replayed | None, *, is_plain: bool) -> Replay:
+    return Replay(source, opened.checkpoint, is_plain=is_plain, resumed=resumed)
+
+
+def _moments(
+    months: list[MonthStatement], checkpoints: list[OpenedCheckpoint], policy: Policy
+) -> Iterator[tuple[int, int | None]]:
+    """Tree size and time of every checkpoint that is known here."""
+    for month in months:
+        for state in (month.opening, month.closing):
+            yield state.tree_size, policy.open(month.name, state.checkpoint).at_seconds
+    for opened in checkpoints:
+        yield opened.checkpoint.tree_size, opened.at_seconds
+
+
+def _run(replay: Replay, progress: Progress, jobs: int, file: ProgressFile | None, note: bytes, limit: int) -> None:
+    """Replay; what was read is remembered, at most up to `limit`: later months may ask for a state beyond it."""
+    if file is None:
+        replay.run(progress, jobs)
+        return
+
+    def remember(done: int, total: int) -> None:
+        progress(done, total)
+        is_last = done + BLOCK_ENTRIES > limit
+        if replay.known.entries == done <= limit and (is_last or file.is_due()):
+            file.save(note, replay.known)
+
+    try:
+        replay.run(remember, jobs)
+    except BaseException:
+        if replay.is_settled and replay.known.entries <= limit:
+            file.save(note, replay.known)
+        raise
+
+
+def _replay_claims(replay: Replay, tree_size: int, resumed_at: int, *, is_plain: bool) -> list[Claim]:
+    before = f" ({resumed_at} of them before it was interrupted)" if resumed_at else ""
+    entries = f"{tree_size} entries hashed again{before}"
     tiles = Claim("tiles", "every hash tile as computed")
     if is_plain:
         return [Claim("entries", entries), tiles]

@@ -12,7 +12,9 @@ from ledger.errors import HistoryForked, LedgerError, WrongUse
 from ledger.files import Folder, Source, require
 from ledger.history import require_fresh, write_evidence
 from ledger.policy import OpenedCheckpoint, Policy
+from ledger.progress import ProgressFile
 from ledger.tiles import CHECKPOINT
+from ledger.times import CLOCK_SKEW_S
 
 HELP = "compute a published log again: every entry, hash, link, root and month"
 
@@ -28,21 +30,33 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-age", type=int, metavar="SECONDS", help="refuse an older checkpoint, or one from the future"
     )
+    parser.add_argument(
+        "--resume", type=Path, metavar="FILE", help="go on where an interrupted audit stopped, as FILE remembers it"
+    )
+    parser.add_argument(
+        "--clock-skew",
+        type=int,
+        default=CLOCK_SKEW_S,
+        metavar="SECONDS",
+        help=f"how far events may be off from the times of the checkpoints around them (default: {CLOCK_SKEW_S})",
+    )
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes that hash and parse (default: 1)")
     parser.add_argument("--plain", action="store_true", help="a C2SP log that is not ours: tiles and entries alone")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.epilog = (
         "examples:\n"
         "  tally audit .tally/published/boston --policy boston.policy\n"
-        "  tally audit https://log.example.org/boston --policy boston.policy --jobs 2 --remember boston.last"
+        "  tally audit https://log.example.org/boston --policy boston.policy --jobs 2 --remember boston.last \\\n"
+        "      --resume boston.progress                        # interrupted, it goes on there"
     )
 
 
 def run(args: argparse.Namespace) -> int:
     policy = load_policy(args.policy)
     source = open_log(args.log)
-    if args.jobs < 1:
-        raise WrongUse("--jobs", expected="a number from 1", found=args.jobs)
+    for option, number, least in (("--jobs", args.jobs, 1), ("--clock-skew", args.clock_skew, 0)):
+        if number < least:
+            raise WrongUse(option, expected=f"a number from {least}", found=number)
     known = _remembered(args.remember, policy)
     report = Report(is_json=args.json)
     try:
@@ -68,8 +82,21 @@ def _remembered(path: Path | None, policy: Policy) -> OpenedCheckpoint | None:
 
 def _audit(args: argparse.Namespace, source: Source, policy: Policy, known: OpenedCheckpoint | None) -> AuditReport:
     progress = None if args.json else progress_bar("audit")
+    resume = None
+    if args.resume is not None:
+        options = {"log": args.log, "plain": args.plain, "clock_skew_s": args.clock_skew}
+        resume = ProgressFile(args.resume, options)
     try:
-        found = audit_log(source, policy, is_plain=args.plain, known=known, progress=progress, jobs=args.jobs)
+        found = audit_log(
+            source,
+            policy,
+            is_plain=args.plain,
+            known=known,
+            progress=progress,
+            jobs=args.jobs,
+            clock_skew_s=args.clock_skew,
+            progress_file=resume,
+        )
     except HistoryForked as err:
         if known is None:
             raise

@@ -6,11 +6,13 @@ It knows no domain type (LEDGER.md 0.10).
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Any, Final
 
 from ledger.encoding import decode_json
 from ledger.errors import EventRefused, Malformed, excerpt
 
+_TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", re.ASCII)
 UNTYPED: Final = "untyped"
 REQUIRED: Final = (
     "specversion", "id", "source", "type", "subject", "time", "recordedtime", "datacontenttype", "dataschema",
@@ -76,8 +78,21 @@ def describe(entry: bytes) -> str:
     return " ".join(excerpt(part)[1:-1] for part in parts)
 
 
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Entries `[start, end)` that were recorded between two moments: the checkpoints before and after them.
+
+    The moments are written as a `recordedtime` is, so that texts compare as times do.
+    """
+
+    start: int
+    end: int
+    earliest: str = ""
+    latest: str = "~"
+
+
 class EventRules:
-    """Checks events that follow each other: canonical form, one tenant, versions of each subject without a gap.
+    """Checks events that follow each other: canonical form, id, one tenant, versions without a gap, time of recording.
 
     What comes before the first of them is not known here: `first_versions` (leaf index and version of each subject's
     first event) and `tenant` are for the caller to compare.
@@ -88,7 +103,7 @@ class EventRules:
         self.last_versions: dict[str, int] = {}
         self.tenant: str | None = None
 
-    def check(self, leaf_index: int, entry: bytes) -> tuple[str, str]:
+    def check(self, leaf_index: int, entry: bytes, window: Window) -> tuple[str, str]:
         """The event's type and the month in which it says it was recorded; raises `EventRefused` or `Malformed`."""
         what = f"entry {leaf_index}"
         event = decode_json(what, entry)
@@ -99,11 +114,8 @@ class EventRules:
         if not (isinstance(subject, str) and isinstance(kind, str) and isinstance(tenant, str)):
             raise EventRefused(what, expected="subject, type and tenantid as text")
         last = self.last_versions.get(subject)
-        if type(version) is not int or (last is not None and version != last + 1):
-            expected = "a number" if last is None else last + 1
-            raise EventRefused(
-                f"{what}, aggregateversion of {excerpt(subject)}", expected=expected, found=excerpt(str(version))
-            )
+        if last is not None or type(version) is not int:
+            require_next_version(what, subject, version, last)
         if last is None:
             self.first_versions[subject] = (leaf_index, version)
         self.last_versions[subject] = version
@@ -111,10 +123,44 @@ class EventRules:
             self.tenant = tenant
         if tenant != self.tenant:
             raise EventRefused(f"{what}, tenantid", expected=self.tenant, found=excerpt(tenant))
-        return kind, str(event["recordedtime"])[:7]
+        aggregate, _, owner = subject.partition("/")
+        if event["id"] != f"{aggregate}.{owner}.{version}":
+            raise EventRefused(f"{what}, id", expected=f"{subject} {version} with dots", found=excerpt(event["id"]))
+        return kind, _recorded(what, event["recordedtime"], window)[:7]
 
     @staticmethod
     def _check_keys(what: str, event: dict[str, Any]) -> None:
         wanted = [*REQUIRED, *(key for key in OPTIONAL if key in event), "data"]
         if list(event) != wanted:
             raise EventRefused(f"{what}, attributes", expected=" ".join(wanted), found=excerpt(" ".join(event), 400))
+
+
+def require_next_version(what: str, subject: str, version: object, last: int | None) -> None:
+    """That a version follows the last one (None: unknown); raises `EventRefused`."""
+    if type(version) is int and last is not None and version == last + 1:
+        return
+    expected = "a number" if last is None else last + 1
+    problem = ""
+    if type(version) is int and last is not None:
+        problem = ": an event is missing or out of order" if version > last else ": an event was repeated or reordered"
+    raise EventRefused(
+        f"{what}, aggregateversion of {excerpt(subject)}", expected=expected, found=excerpt(str(version)) + problem
+    )
+
+
+def _recorded(what: str, text: object, window: Window) -> str:
+    if not isinstance(text, str) or not _TIME.fullmatch(text):
+        raise EventRefused(f"{what}, recordedtime", expected="like 2026-11-21T10:00:00.000Z", found=excerpt(text))
+    if text < window.earliest:
+        raise EventRefused(
+            f"{what}, recordedtime: backdated",
+            expected=f"{window.earliest} or later, as it came after a checkpoint of that time",
+            found=text,
+        )
+    if text > window.latest:
+        raise EventRefused(
+            f"{what}, recordedtime: ahead of the clock",
+            expected=f"{window.latest} or earlier, as a checkpoint of that time covers it",
+            found=text,
+        )
+    return text

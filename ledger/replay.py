@@ -7,6 +7,7 @@ the states that months and checkpoints are compared with.
 
 from __future__ import annotations
 
+import signal
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from typing import Final
 
 from ledger.checkpoint import Checkpoint
 from ledger.errors import EventRefused, LedgerError, LogDamaged, excerpt
-from ledger.events import EventRules
+from ledger.events import EventRules, Window, require_next_version
 from ledger.files import Source
 from ledger.hashing import (
     EMPTY_ROOT,
@@ -25,34 +26,27 @@ from ledger.hashing import (
     leaf_hashes,
     perfect_root,
 )
+from ledger.progress import Kind, Replayed, State
 from ledger.proofs import verify_inclusion
 from ledger.reader import LogReader
-from ledger.tiles import CHAIN, ENTRIES, LEVEL_MAX, TILE_BITS, TILE_WIDTH, Tile, join_hashes, tile_at
+from ledger.tiles import CHAIN, ENTRIES, TILE_BITS, TILE_WIDTH, Tile, join_hashes, tile_at
 
 BLOCK_BUNDLES: Final = 64
+BLOCK_ENTRIES: Final = BLOCK_BUNDLES * TILE_WIDTH
 BLOCKS_AHEAD: Final = 3
 
 Progress = Callable[[int, int], None]
-Kind = tuple[str, str]  # type of an event, month in which it says it was recorded
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """The log after some number of entries, as computed."""
-
-    root: bytes = EMPTY_ROOT
-    link: bytes = FIRST_LINK
-    kinds: Counter[Kind] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A task: the bundles `[first, last)` of a log, and the tree sizes within at which the state is wanted."""
+    """A task: the bundles `[first, last)` of a log, the tree sizes within at which the state is wanted, the times."""
 
     checkpoint: Checkpoint
     first: int
     last: int
     cuts: tuple[int, ...]
+    windows: tuple[Window, ...]
     is_plain: bool
 
 
@@ -94,8 +88,7 @@ def replay_block(source: Source, block: Block) -> BlockResult:
         if not block.is_plain:
             links = chain_links(result.link, leaves)
             compare(reader, tile_at(CHAIN, number, reader.tree_size), links)
-            check = result.rules.check
-            kinds = [check(first + at, entry) for at, entry in enumerate(entries)]
+            kinds = _check_events(result.rules, block.windows, first, entries)
         while cuts and cuts[0] <= first + len(entries):
             size = cuts.popleft()
             width = size - first
@@ -108,6 +101,16 @@ def replay_block(source: Source, block: Block) -> BlockResult:
         if len(leaves) == TILE_WIDTH:
             result.roots.append(perfect_root(leaves))
     return result
+
+
+def _check_events(rules: EventRules, windows: Sequence[Window], first: int, entries: Sequence[bytes]) -> list[Kind]:
+    """Check a bundle's events; those between two checkpoints were recorded between them."""
+    kinds: list[Kind] = []
+    end = first + len(entries)
+    for window in windows:
+        start, stop = max(first, window.start), min(end, window.end)
+        kinds += (rules.check(leaf_index, entries[leaf_index - first], window) for leaf_index in range(start, stop))
+    return kinds
 
 
 def _replay_apart(source: Source, block: Block) -> BlockResult:
@@ -158,47 +161,63 @@ def _compare_leaves(reader: LogReader, checkpoint: Checkpoint, number: int, leav
 class Replay:
     """Puts blocks together; `states` has what was asked for by `keep`, and the end, once `run` is done."""
 
-    def __init__(self, source: Source, checkpoint: Checkpoint, *, is_plain: bool) -> None:
+    def __init__(
+        self, source: Source, checkpoint: Checkpoint, *, is_plain: bool, resumed: Replayed | None = None
+    ) -> None:
         self._source = source
         self._checkpoint = checkpoint
         self._is_plain = is_plain
         self._reader = LogReader(source, checkpoint.tree_size)
-        self._levels: list[list[bytes]] = [[] for _ in range(LEVEL_MAX + 1)]
-        self._bundles = 0
-        self._kinds: Counter[Kind] = Counter()
         self._cuts: set[int] = {checkpoint.tree_size}
-        self._versions: dict[str, int] = {}
-        self._tenant: str | None = None
-        self.link = FIRST_LINK
-        self.states: dict[int, State] = {0: State()}
+        self._windows: tuple[Window, ...] = (Window(0, checkpoint.tree_size),)
+        self.known = resumed or Replayed()
+        self.is_settled = True
 
     @property
     def subjects(self) -> int:
-        return len(self._versions)
+        return len(self.known.versions)
+
+    @property
+    def link(self) -> bytes:
+        return self.known.link
+
+    @property
+    def states(self) -> dict[int, State]:
+        return self.known.states
 
     def keep(self, sizes: Iterable[int]) -> None:
         """Remember the state at these tree sizes too, as far as the log goes."""
         self._cuts.update(sizes)
 
+    def require_times(self, windows: Iterable[Window]) -> None:
+        """Say when the events were recorded; the windows cover the log without a gap."""
+        self._windows = tuple(windows)
+
+    @property
+    def misses_a_state(self) -> bool:
+        """Whether a state is wanted within what an earlier run has read, which that run did not keep."""
+        return any(size <= self.known.entries and size not in self.states for size in self._cuts)
+
     def run(self, progress: Progress, jobs: int = 1) -> None:
-        """Replay all blocks, in `jobs` processes; raises the `LedgerError` of the first that does not hold."""
+        """Replay the blocks, in `jobs` processes; raises the `LedgerError` of the first that does not hold."""
         size = self._checkpoint.tree_size
-        progress(0, size)
+        progress(self.known.entries, size)
         for block, result in self._results(jobs):
             self._put(block, result)
             progress(min(block.last * TILE_WIDTH, size), size)
-        for level, hashes in enumerate(self._levels[1:], 1):
+        for level, hashes in enumerate(self.known.levels[1:], 1):
             if hashes:
                 number = (size >> (TILE_BITS * level)) // TILE_WIDTH
                 compare(self._reader, tile_at(level, number, size), hashes)
 
     def _blocks(self) -> Iterator[Block]:
         bundles = -(-self._checkpoint.tree_size // TILE_WIDTH)
-        for first in range(0, bundles, BLOCK_BUNDLES):
+        for first in range(self.known.bundles, bundles, BLOCK_BUNDLES):
             last = min(first + BLOCK_BUNDLES, bundles)
-            end = min(last * TILE_WIDTH, self._checkpoint.tree_size)
-            cuts = tuple(sorted(size for size in self._cuts if first * TILE_WIDTH < size <= end))
-            yield Block(self._checkpoint, first, last, cuts, self._is_plain)
+            start, end = first * TILE_WIDTH, min(last * TILE_WIDTH, self._checkpoint.tree_size)
+            cuts = tuple(sorted(size for size in self._cuts if start < size <= end))
+            windows = tuple(window for window in self._windows if window.start < end and start < window.end)
+            yield Block(self._checkpoint, first, last, cuts, windows, self._is_plain)
 
     def _results(self, jobs: int) -> Iterator[tuple[Block, BlockResult]]:
         if jobs == 1:
@@ -209,7 +228,7 @@ class Replay:
         from concurrent.futures import Future, ProcessPoolExecutor  # noqa: PLC0415
         from multiprocessing import get_context  # noqa: PLC0415
 
-        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_leave_interrupts) as pool:
             waiting: deque[tuple[Block, Future[BlockResult]]] = deque()
             try:
                 for block in self._blocks():
@@ -224,43 +243,47 @@ class Replay:
                 pool.shutdown(wait=False, cancel_futures=True)
 
     def _put(self, block: Block, result: BlockResult) -> None:
+        known = self.known
+        self.is_settled = False  # an interrupt may come at any instruction
         self._put_rules(block, result.rules)
         cuts = deque(result.cuts)
         for number in range(block.first, block.last):
             while cuts and cuts[0].tree_size <= (number + 1) * TILE_WIDTH:
                 cut = cuts.popleft()
-                self.states[cut.tree_size] = State(self._root(cut.rest), cut.link, self._kinds + cut.kinds)
+                known.states[cut.tree_size] = State(self._root(cut.rest), cut.link, known.kinds + cut.kinds)
             if number - block.first < len(result.roots):
-                self._bundles += 1
+                known.bundles += 1
                 self._push(1, result.roots[number - block.first])
-        self._kinds.update(result.kinds)
-        self.link = result.link
+        known.kinds.update(result.kinds)
+        known.link = result.link
+        self.is_settled = True
 
     def _put_rules(self, block: Block, rules: EventRules) -> None:
         """The first version of each subject in the block follows the last one before it."""
+        known = self.known
         for subject, (leaf_index, version) in rules.first_versions.items():
-            expected = self._versions.get(subject, 0) + 1
-            if version != expected:
-                raise EventRefused(
-                    f"entry {leaf_index}, aggregateversion of {excerpt(subject)}",
-                    expected=expected,
-                    found=excerpt(str(version)),
-                )
-        self._versions.update(rules.last_versions)
-        self._tenant = self._tenant or rules.tenant
-        if rules.tenant not in {None, self._tenant}:
+            require_next_version(f"entry {leaf_index}", subject, version, known.versions.get(subject, 0))
+        known.versions.update(rules.last_versions)
+        known.tenant = known.tenant or rules.tenant
+        if rules.tenant not in {None, known.tenant}:
             first = block.first * TILE_WIDTH
-            raise EventRefused(f"entry {first}, tenantid", expected=self._tenant, found=excerpt(str(rules.tenant)))
+            raise EventRefused(f"entry {first}, tenantid", expected=known.tenant, found=excerpt(str(rules.tenant)))
 
     def _root(self, rest: bytes | None) -> bytes:
-        for hashes in self._levels[1:]:
+        for hashes in self.known.levels[1:]:
             rest = fold_right(hashes, rest)
         return rest or EMPTY_ROOT
 
     def _push(self, level: int, value: bytes) -> None:
-        hashes = self._levels[level]
+        known = self.known
+        hashes = known.levels[level]
         hashes.append(value)
         if len(hashes) == TILE_WIDTH:
-            compare(self._reader, Tile(level, (self._bundles >> (TILE_BITS * level)) - 1), hashes)
-            self._levels[level] = []
+            compare(self._reader, Tile(level, (known.bundles >> (TILE_BITS * level)) - 1), hashes)
+            known.levels[level] = []
             self._push(level + 1, perfect_root(hashes))
+
+
+def _leave_interrupts() -> None:
+    """Ctrl-C reaches every process of a terminal; the one that waits for the others ends them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -200,7 +200,7 @@ def test_an_index_leaf_that_is_cut_off_or_out_of_order_is_refused(tail):
 
 def test_events_with_escapes_in_their_attributes_are_indexed_by_what_they_say(tmp_path):
     installed = Installation(tmp_path)
-    odd = event(0, id='odd"1', subject='player/"odd"')
+    odd = event(0, id='player."odd".1', subject='player/"odd"')
     writer = installed.open()
     writer.append([odd, *events(0, 9)])
     writer.sign(NOV_21)
