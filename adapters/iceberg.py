@@ -204,7 +204,7 @@ def count_by_type(settings: IcebergSettings, tenant: str) -> dict[str, int]:
 
 def read_rows(settings: IcebergSettings, tenant: str) -> list[dict[str, Any]]:
     """All rows in stream order, in the form of `analytics.Rows`."""
-    return _rows(scan(settings, tenant, [name for name, _, _ in COLUMNS]))
+    return rows_of(scan(settings, tenant, [name for name, _, _ in COLUMNS]))
 
 
 def iterate_rows(settings: IcebergSettings, tenant: str) -> Iterator[tuple[int, list[dict[str, Any]]]]:
@@ -214,10 +214,10 @@ def iterate_rows(settings: IcebergSettings, tenant: str) -> Iterator[tuple[int, 
         if table is None or position is None:
             return
         for batch in table.scan().to_arrow_batch_reader():
-            yield position.stream_seq, _rows(pa.Table.from_batches([batch]))
+            yield position.stream_seq, rows_of(pa.Table.from_batches([batch]))
 
 
-def _rows(found: pa.Table) -> list[dict[str, Any]]:
+def rows_of(found: pa.Table) -> list[dict[str, Any]]:
     """As Python values, times in the form of the events."""
     for name in ("time", "recorded_time"):
         text = pc.strftime(found.column(name).cast(pa.timestamp("ms", tz="UTC")), format="%Y-%m-%dT%H:%M:%SZ")

@@ -18,7 +18,7 @@ from adapters.published_log import log_dir_of
 from adapters.settings import Settings
 from bus.envelope import Recorded
 from bus.follower import Position, StreamIdentity
-from ledger.checkpoint import parse_checkpoint
+from ledger.checkpoint import Checkpoint, parse_checkpoint
 from ledger.errors import ObjectMissing
 from ledger.files import Folder, require
 from ledger.hashing import leaf_hash
@@ -62,7 +62,7 @@ class Signer:
         created = _stream_created(folder)
         if created is None or writer.tree_size == 0:
             created = stream.created
-            folder.replace(STREAM_FILE, json.dumps({"name": stream.name, "created": created}).encode())
+            folder.replace(STREAM_FILE, _stream_file(stream))
         return Position(stream_created=created, stream_seq=writer.tree_size, leaf_hash=writer.last_leaf.hex())
 
     async def apply(self, records: Sequence[Recorded]) -> None:
@@ -107,6 +107,26 @@ def _stream_created(folder: Folder) -> str | None:
         raise TallyError(
             f"{folder.root / STREAM_FILE} is unreadable: remove it if the log belongs to this stream"
         ) from err
+
+
+def bind_log(settings: Settings, tenant: str, stream: StreamIdentity, restored: Checkpoint) -> str:
+    """Let a log's signer go on with a stream into which all of its events were put back; returns what was done.
+
+    The caller has compared the stream with the log of `restored`; the installation's own log must be that one.
+    """
+    folder = Folder(log_dir_of(settings, tenant))
+    data = folder.read(CHECKPOINT)
+    if data is None:
+        return f"has no log: copy the restored one to {folder.root} before it starts, and its keys"
+    checkpoint, _ = parse_checkpoint(CHECKPOINT, data)
+    if checkpoint != restored:
+        return f"was left alone: its log {folder.root} is at {checkpoint}, restored was {restored}"
+    folder.replace(STREAM_FILE, _stream_file(stream))
+    return f"goes on with {folder.root}, bound to the stream of {stream.created}"
+
+
+def _stream_file(stream: StreamIdentity) -> bytes:
+    return json.dumps({"name": stream.name, "created": stream.created}).encode()
 
 
 async def read_position(settings: Settings, tenant: str) -> Position | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from ledger.audit import AuditReport, audit_log
@@ -13,9 +14,11 @@ from ledger.files import Folder, Source, require
 from ledger.history import require_fresh, write_evidence
 from ledger.policy import OpenedCheckpoint, Policy
 from ledger.progress import ProgressFile
+from ledger.receipt import Claim
 from ledger.tiles import CHECKPOINT
 from ledger.times import CLOCK_SKEW_S
 
+CompareCopies = Callable[[Source, OpenedCheckpoint], list[Claim]]
 HELP = "compute a published log again: every entry, hash, link, root and month"
 
 
@@ -51,7 +54,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace, compare_copies: CompareCopies | None = None) -> int:
+    """Audit; `compare_copies` compares what an installation holds besides, when all else has passed."""
     policy = load_policy(args.policy)
     source = open_log(args.log)
     for option, number, least in (("--jobs", args.jobs, 1), ("--clock-skew", args.clock_skew, 0)):
@@ -61,13 +65,14 @@ def run(args: argparse.Namespace) -> int:
     report = Report(is_json=args.json)
     try:
         found = _audit(args, source, policy, known)
+        copies = [] if compare_copies is None else compare_copies(source, found.checkpoint)
     except WrongUse:
         raise
     except LedgerError as err:
         return report.finish(err)
     finally:
         source.close()
-    for claim in found.claims:
+    for claim in [*found.claims, *copies]:
         report.claim(claim)
     if args.remember is not None:
         Folder(args.remember.parent).replace(args.remember.name, found.checkpoint.note)

@@ -12,6 +12,7 @@ LedgerError                exit 1   base of the package
 +-- MonthFailed            exit 1   a monthly certificate that does not fit its neighbours or its log
 +-- TimestampFailed        exit 1   a time stamp that does not prove what it is for
 +-- HistoryForked          exit 1   two histories, or a signer asked to sign a second one
++-- CopyDiffers            exit 1   a copy of the entries elsewhere that is not what the log holds
 +-- NotYetSigned           exit 1   an entry that no checkpoint covers so far
 +-- NotWitnessed           exit 1   a checkpoint that waits for the cosignatures of its quorum
 +-- WrongUse               exit 2   arguments, paths, settings
@@ -77,6 +78,10 @@ class TimestampFailed(LedgerError):
 
 
 class HistoryForked(LedgerError):
+    pass
+
+
+class CopyDiffers(LedgerError):
     pass
 
 

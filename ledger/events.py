@@ -55,6 +55,12 @@ def _attributes(entry: bytes) -> dict[str, Any]:
     return event if isinstance(event, dict) else {}
 
 
+def tenant_of(entry: bytes) -> str:
+    """The `tenantid` of an event, empty when it has none."""
+    found = _attributes(entry).get("tenantid")
+    return found if isinstance(found, str) else ""
+
+
 def event_id(entry: bytes) -> str | None:
     """The `id` of an event, None when the entry is no event."""
     found = _attributes(entry).get("id")

@@ -123,12 +123,14 @@ async def _follow_all_tenants(
     client = await connect(settings.nats_url, f"tally-{'-'.join(names)}")
     makers = [_maker(name) for name in names]
     followed: dict[str, list[asyncio.Task[None]]] = {}
+    refused: dict[str, str] = {}
     try:
         while not stop.is_set():
             try:
                 for tenant in await streams.tenants(client):
                     if tenant not in followed and (only is None or tenant in only):
-                        followed[tenant] = await _follow_tenant(client, settings, tenant, makers, stop)
+                        tasks = await _follow_tenant(client, settings, tenant, makers, stop, refused)
+                        followed |= {tenant: tasks} if tasks else {}
             except (BusError, nats.errors.Error, TimeoutError) as err:
                 log.warning("%s", err)
             ready.set()
@@ -142,13 +144,20 @@ async def _follow_all_tenants(
 
 
 async def _follow_tenant(
-    client: Client, settings: Settings, tenant: str, makers: list[Callable[[Settings], Follower]], stop: asyncio.Event
+    client: Client,
+    settings: Settings,
+    tenant: str,
+    makers: list[Callable[[Settings], Follower]],
+    stop: asyncio.Event,
+    refused: dict[str, str],
 ) -> list[asyncio.Task[None]]:
-    """The tasks of one tenant: the read first; none when its streams are not as they must be."""
+    """The tasks of one tenant: the read first; none while its streams are not as they must be, which is said once."""
     try:
         described = await streams.describe(client, tenant)
     except WrongStream as err:
-        log.error("tenant %s is refused until the next start: %s", tenant, err)  # noqa: TRY400 - one line says it all
+        if refused.get(tenant) != str(err):
+            log.error("tenant %s is refused: %s", tenant, err)  # noqa: TRY400 - one line says it all
+        refused[tenant] = str(err)
         return []
     read = SharedRead(client, tenant)
     tasks = [asyncio.create_task(keep_pumping(read, tenant))]

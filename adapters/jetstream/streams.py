@@ -20,6 +20,8 @@ PERSIST_ASYNC_REFUSED: Final = 10052
 #: What can take messages out of a stream, or keep them from coming in; only the timers are scheduled.
 FORBIDDEN: Final = ("allow_msg_schedules", "allow_msg_ttl", "allow_rollup_hdrs", "sealed", "mirror", "sources")
 Intake = Literal["fast", "durable"]
+#: Metadata key of an event stream that is being restored: nothing may run on a part of the history.
+RESTORING_KEY: Final = "tallyroot.restoring"
 #: Metadata key under which the command stream remembers how many partitions the tenant has.
 PARTITIONS_KEY: Final = "tallyroot.partitions"
 
@@ -143,23 +145,45 @@ async def create_tenant(
     """
     subjects.require_token("the tenant's name", tenant)
     is_new = subjects.events_stream(tenant) not in await stream_names(client)
+    await create_others(
+        client, tenant, partitions=partitions, intake=intake, replicas=replicas, are_derived_kept=not is_new
+    )
+    await _create(client, events_config(tenant, replicas))
+    await describe(client, tenant)
+    return is_new
+
+
+async def create_others(
+    client: Client,
+    tenant: str,
+    *,
+    partitions: int,
+    intake: Intake,
+    replicas: int,
+    are_derived_kept: bool = False,
+) -> None:
+    """A tenant's streams but that of its events, where they are missing.
+
+    Snapshots and timers of an event stream that is gone say nothing about another one: they are dropped unless kept.
+    """
     for config in (
         dead_config(tenant, replicas),
         snapshots_config(tenant, replicas),
         timers_config(tenant, replicas),
         commands_config(tenant, partitions, intake, replicas),
-        events_config(tenant, replicas),
     ):
-        answer = await api(client, f"STREAM.CREATE.{config['name']}", config)
-        if "error" in answer:
-            words = answer["error"].get("description")
-            message = f"stream {config['name']} was not created: {words}; a tenant's streams are created once"
-            raise WrongStream(message)
-    if is_new:  # snapshots and timers of an event stream that is gone say nothing about the new one
+        await _create(client, config)
+    if not are_derived_kept:
         await api(client, f"STREAM.PURGE.{subjects.snapshots_stream(tenant)}", {})
         await api(client, f"STREAM.PURGE.{subjects.timers_stream(tenant)}", {})
-    await describe(client, tenant)
-    return is_new
+
+
+async def _create(client: Client, config: dict[str, Any]) -> None:
+    answer = await api(client, f"STREAM.CREATE.{config['name']}", config)
+    if "error" in answer:
+        words = answer["error"].get("description")
+        message = f"stream {config['name']} was not created: {words}; a tenant's streams are created once"
+        raise WrongStream(message)
 
 
 async def tenants(client: Client) -> list[str]:
@@ -171,6 +195,9 @@ async def tenants(client: Client) -> list[str]:
 async def describe(client: Client, tenant: str) -> Tenant:
     """What a tenant's streams say; raises `WrongStream` when they are not configured as this version needs them."""
     events = await stream_info(client, subjects.events_stream(tenant))
+    if (events["config"].get("metadata") or {}).get(RESTORING_KEY):
+        message = f"stream {events['config']['name']} holds a part of its history: finish tally restore first"
+        raise WrongStream(message)
     commands = await stream_info(client, subjects.commands_stream(tenant))
     config = commands["config"]
     dead = await stream_info(client, subjects.dead_stream(tenant))
