@@ -159,8 +159,9 @@ def _help_of(module: str) -> str | None:
         return None
     for node in ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body:
         match node:
-            case ast.Assign(targets=[ast.Name(id="HELP")], value=value) | ast.AnnAssign(
-                target=ast.Name(id="HELP"), value=ast.expr() as value
+            case (
+                ast.Assign(targets=[ast.Name(id="HELP")], value=value)
+                | ast.AnnAssign(target=ast.Name(id="HELP"), value=ast.expr() as value)
             ):
                 return str(ast.literal_eval(value))
             case _:

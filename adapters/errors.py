@@ -1,9 +1,9 @@
 """Errors for people. Each message is one line: what was got, what was wanted, what to do.
 
-    TallyError                exit 2   wrong use, or something outside is not as it must be
-    +-- CheckFailed           exit 1   a check ran and found a difference
-    +-- ServerFailed          exit 2   an embedded server did not start, or died
-    +-- NotConfigured         exit 2   no endpoint is known for something that is needed
+TallyError                exit 2   wrong use, or something outside is not as it must be
++-- CheckFailed           exit 1   a check ran and found a difference
++-- ServerFailed          exit 2   an embedded server did not start, or died
++-- NotConfigured         exit 2   no endpoint is known for something that is needed
 """
 
 

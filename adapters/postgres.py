@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import psycopg
 from psycopg import AsyncConnection, sql
 from psycopg.rows import TupleRow, dict_row
 
+from adapters.postgres_roles import OWNER, READER, RoleSettings, become, reader_dsn, refuses_reader
 from adapters.postgres_schema import READ_MODELS, Tables, schema_of
 from bus.follower import Position, StreamIdentity
-from projections.errors import ProjectionError, SinkUnavailable, Switched
+from projections.errors import NewerSchema, ProjectionError, SinkUnavailable, Switched
 from projections.generations import LIVE, no_past_state
 from projections.positions import require_same_stream
 
@@ -25,20 +26,21 @@ _OPTIONS: Final = (
     f"-c synchronous_commit=off -c statement_timeout={STATEMENT_TIMEOUT_MS} -c lock_timeout={LOCK_TIMEOUT_MS}"
 )
 
+#: A tenant, or a generation, that no projector has seen: no role of that name, no schema, no tables.
+NOT_THERE: Final = (
+    psycopg.errors.UndefinedTable,
+    psycopg.errors.InvalidSchemaName,
+    psycopg.errors.InvalidParameterValue,
+)
+
 Connection = AsyncConnection[TupleRow]
-
-
-class PostgresSettings(Protocol):
-    """What the read models need to know of an installation."""
-
-    @property
-    def postgres_dsn(self) -> str: ...
+PostgresSettings = RoleSettings
 
 
 def unavailable(err: psycopg.Error) -> ProjectionError:
     """A failure of the server as one line."""
     said = " ".join(str(err).split())[:200]
-    if isinstance(err, (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName)):
+    if isinstance(err, NOT_THERE):
         return SinkUnavailable("PostgreSQL holds no read models of this tenant yet; start `tally up`, which makes them")
     if isinstance(err, (psycopg.OperationalError, psycopg.InterfaceError)):
         return SinkUnavailable(f"PostgreSQL does not answer ({said}); start it, or correct TALLY_POSTGRES_DSN")
@@ -46,48 +48,36 @@ def unavailable(err: psycopg.Error) -> ProjectionError:
 
 
 async def connect(
-    settings: PostgresSettings, tenant: str, generation: str = LIVE, tables: Tables = READ_MODELS
+    settings: PostgresSettings,
+    tenant: str,
+    generation: str = LIVE,
+    tables: Tables = READ_MODELS,
+    *,
+    role: str = READER,
 ) -> Connection:
-    """A connection that sees one schema of one tenant; raises `SinkUnavailable`."""
-    schema = schema_of(tenant, generation, tables.name)
+    """A connection that sees one schema of one tenant as one of its roles; raises `SinkUnavailable`."""
+    login = reader_dsn(settings, tenant) if role == READER else None
     try:
         connection = await AsyncConnection.connect(
-            settings.postgres_dsn,
+            login or settings.postgres_dsn,
             autocommit=True,
             connect_timeout=CONNECT_TIMEOUT_S,
             options=_OPTIONS,
             application_name="tallyroot",
         )
-        await connection.execute(sql.SQL("SET search_path TO {}").format(sql.Identifier(schema)))
     except psycopg.Error as err:
+        if login is not None:
+            raise refuses_reader(settings, tenant, err) from err
+        raise unavailable(err) from err
+    schema = sql.Identifier(schema_of(tenant, generation, tables.name))
+    try:
+        await connection.execute(sql.SQL("SET search_path TO {}").format(schema))
+        if role != OWNER:
+            await become(connection, tenant, role)
+    except psycopg.Error as err:
+        await connection.close()
         raise unavailable(err) from err
     return connection
-
-
-async def migrate(connection: Connection, tenant: str, generation: str = LIVE, tables: Tables = READ_MODELS) -> None:
-    """Bring a tenant's schema forward to this version; safe to repeat and to run twice at once.
-
-    Raises `ProjectionError` when a newer version of the program was here before.
-    """
-    name = schema_of(tenant, generation, tables.name)
-    async with connection.transaction():
-        await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [name])
-        await connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(name)))
-        await connection.execute(
-            "CREATE TABLE IF NOT EXISTS migrations "
-            "(version integer PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())"
-        )
-        found = await (await connection.execute("SELECT coalesce(max(version), 0) FROM migrations")).fetchone()
-        done: int = found[0] if found else 0
-        if done > len(tables.migrations):
-            message = (
-                f"{tables.name} of {tenant} have schema version {done}, this program knows {len(tables.migrations)}; "
-                "upgrade tallyroot, nothing was changed"
-            )
-            raise ProjectionError(message)
-        for version, statements in enumerate(tables.migrations[done:], done + 1):
-            await connection.execute(statements)
-            await connection.execute("INSERT INTO migrations (version) VALUES (%s)", [version])
 
 
 async def open_position(
@@ -151,26 +141,44 @@ async def move_position(
 
 @asynccontextmanager
 async def reading(
-    settings: PostgresSettings, tenant: str, generation: str = LIVE, tables: Tables = READ_MODELS
+    settings: PostgresSettings,
+    tenant: str,
+    generation: str = LIVE,
+    tables: Tables = READ_MODELS,
+    *,
+    role: str = READER,
 ) -> AsyncIterator[Connection]:
     """A connection for queries that see one moment of one generation; its failures come as `SinkUnavailable`.
 
     The lock comes before the snapshot: a generation that goes live waits for who reads, and who comes later sees it
     as it is then. (A snapshot from before would show the new tables half filled.)
     """
-    connection = await connect(settings, tenant, generation, tables)
+    connection = await connect(settings, tenant, generation, tables, role=role)
     try:
         async with connection:
             await connection.set_autocommit(False)
             await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
             await connection.execute("LOCK TABLE position IN ACCESS SHARE MODE")
+            await _require_version(connection, tenant, tables)
             yield connection
-    except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as err:
+    except NOT_THERE as err:
         if generation != LIVE:
             raise no_past_state(tables.name, tenant, generation) from err
         raise unavailable(err) from err
     except psycopg.Error as err:
         raise unavailable(err) from err
+
+
+async def _require_version(connection: Connection, tenant: str, tables: Tables) -> None:
+    found = await (await connection.execute("SELECT max(version) FROM migrations")).fetchone() or (0,)
+    known = len(tables.migrations)
+    if found[0] > known:
+        raise NewerSchema(tables.name, tenant, found[0], known)
+    if found[0] < known:
+        raise SinkUnavailable(
+            f"{tables.name} of {tenant} have schema version {found[0]}, this program wants {known}: start its "
+            "projector (tally up, or tally run readmodels), which brings it forward"
+        )
 
 
 async def rows(connection: Connection, query: str, arguments: list[Any] | dict[str, Any]) -> list[dict[str, Any]]:
@@ -186,7 +194,7 @@ async def read_position(settings: PostgresSettings, tenant: str) -> Position | N
         async with reading(settings, tenant) as connection:
             stored = await stored_position(connection)
     except SinkUnavailable as err:
-        if isinstance(err.__cause__, (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName)):
+        if isinstance(err.__cause__, NOT_THERE):
             return None
         raise
     return stored if stored is not None and stored.stream_seq else None

@@ -10,8 +10,9 @@ from typing import Any, Final
 import psycopg
 from psycopg import sql
 
-from adapters import postgres, postgres_parking
+from adapters import postgres, postgres_migrations, postgres_parking
 from adapters.postgres_readmodels import ReadModelFollower
+from adapters.postgres_roles import OWNER, WRITER, become, guard
 from adapters.postgres_schema import READ_MODELS, Tables, schema_of
 from bus.follower import Position
 from projections.errors import RebuildRefused, SinkUnavailable
@@ -26,6 +27,9 @@ _SWAP: Final = "swap"
 _TABLES: Final = """
 SELECT relname FROM pg_class JOIN pg_namespace AS n ON n.oid = relnamespace
 WHERE nspname = %s AND relkind IN ('r', 'p') AND NOT relispartition AND relname <> ALL (%s) ORDER BY relname
+"""
+_EXISTS: Final = """
+SELECT FROM pg_class JOIN pg_namespace AS n ON n.oid = relnamespace WHERE nspname = %s AND relname = 'position'
 """
 # A row is hashed in PostgreSQL's own text form, in UTC; four 64-bit words of SHA-256 are summed, each modulo 2^64.
 _HASH: Final = """
@@ -50,7 +54,7 @@ class ReadModelGenerations:
     async def prepare(self) -> None:
         """Bring the live schema forward: what is compared and switched must have the same tables."""
         async with self._connected(LIVE) as connection:
-            await postgres.migrate(connection, self._tenant, LIVE, self._own)
+            await postgres_migrations.migrate(connection, self._tenant, LIVE, self._own)
 
     async def follower(self, generation: str) -> ReadModelFollower:
         """What feeds a generation that is not live; the previous one is retired, until it is wanted again."""
@@ -58,6 +62,8 @@ class ReadModelGenerations:
             async with self._connected(PREVIOUS) as connection:
                 if not await self._exists(connection, PREVIOUS):
                     raise RebuildRefused(f"{self.name} of {self._tenant} has no previous generation to go back to")
+                await postgres_migrations.migrate(connection, self._tenant, PREVIOUS, self._own)
+                await become(connection, self._tenant, WRITER)
                 await connection.execute("UPDATE position SET retired_at = NULL")
         return self._feeder(generation)
 
@@ -66,6 +72,7 @@ class ReadModelGenerations:
         async with self._connected(generation) as connection:
             if not await self._exists(connection, generation):
                 return None
+            await become(connection, self._tenant, WRITER)
             return await self._standing(connection)
 
     async def state(self, generation: str) -> State:
@@ -81,7 +88,8 @@ class ReadModelGenerations:
     async def at_rest(self, generation: str) -> AsyncIterator[State]:
         """What a generation holds at one moment."""
         try:
-            async with postgres.reading(self._settings, self._tenant, generation, self._own) as connection:
+            reading = postgres.reading(self._settings, self._tenant, generation, self._own, role=WRITER)
+            async with reading as connection:
                 await connection.execute("SET LOCAL statement_timeout = 0; SET LOCAL timezone = 'UTC'")
                 state = await self._state(connection, generation)
         except psycopg.Error as err:
@@ -119,11 +127,16 @@ class ReadModelGenerations:
             raise RebuildRefused(f"{self.name} of {self._tenant} has no {generation} generation to go to")
         await connection.execute(f"SET LOCAL lock_timeout = {SWITCH_LOCK_MS}")
         await connection.execute(_sql("LOCK TABLE {}.position IN EXCLUSIVE MODE", self._schema(LIVE)))
+        await become(connection, self._tenant, WRITER)
         standing = await self._standing(connection)
+        await become(connection, self._tenant, OWNER)
         await feed(standing.position.stream_seq if standing else 0)
         await connection.execute(_sql("LOCK TABLE {}.position IN ACCESS EXCLUSIVE MODE", self._schema(LIVE)))
+        await become(connection, self._tenant, WRITER)
         await connection.execute("UPDATE position SET retired_at = now()")
         await connection.execute(_sql("UPDATE {}.position SET retired_at = NULL", self._schema(generation)))
+        await become(connection, self._tenant, OWNER)
+        await guard(connection, self._tenant, self._schema(generation))
         if generation == PREVIOUS:
             await self._rename(connection, PREVIOUS, _SWAP)
             generation = _SWAP
@@ -158,9 +171,8 @@ class ReadModelGenerations:
         return [name for (name,) in await cursor.fetchall()]
 
     async def _exists(self, connection: postgres.Connection, generation: str) -> bool:
-        cursor = await connection.execute("SELECT to_regclass(%s)", [f'"{self._schema(generation)}".position'])
-        found = await cursor.fetchone()
-        return found is not None and found[0] is not None
+        cursor = await connection.execute(_EXISTS, [self._schema(generation)])
+        return await cursor.fetchone() is not None
 
     async def _standing(self, connection: postgres.Connection) -> Standing | None:
         cursor = await connection.execute(
@@ -180,7 +192,7 @@ class ReadModelGenerations:
 
     @asynccontextmanager
     async def _connected(self, generation: str) -> AsyncIterator[postgres.Connection]:
-        connection = await postgres.connect(self._settings, self._tenant, generation, self._own)
+        connection = await postgres.connect(self._settings, self._tenant, generation, self._own, role=OWNER)
         try:
             async with connection:
                 yield connection

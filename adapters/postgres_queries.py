@@ -120,7 +120,9 @@ async def player_page(settings: PostgresSettings, tenant: str, player: str, gene
         )
         attempts = await rows(
             connection,
-            "SELECT quest, attempt, status, divisions, accepted_at, finished_at, elapsed_ms, steps_reached, "
+            "SELECT quest, attempt, status, divisions, accepted_at, finished_at, elapsed_ms, "
+            "(SELECT count(*) FROM attempt_steps AS s WHERE s.player = a.player AND s.quest = a.quest "
+            "AND s.attempt = a.attempt) AS steps_reached, "
             "(SELECT coalesce(json_agg(json_build_object('step', step, 'elapsed_ms', s.elapsed_ms, "
             "'reached_at', reached_at) ORDER BY s.elapsed_ms, step), '[]') FROM attempt_steps AS s "
             "WHERE s.player = a.player AND s.quest = a.quest AND s.attempt = a.attempt) AS steps "

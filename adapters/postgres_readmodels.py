@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
-from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Any
 
 import psycopg
 
-from adapters import postgres, postgres_parking
-from adapters.postgres_schema import READ_MODELS
+from adapters import postgres, postgres_migrations, postgres_parking, postgres_rows
+from adapters.postgres_roles import OWNER, WRITER, become, is_guarded
+from adapters.postgres_schema import READ_MODELS, schema_of
 from bus.envelope import Recorded
 from bus.follower import Position, StreamIdentity
 from projections import read_models
@@ -19,62 +18,8 @@ from projections.errors import Fenced, Inconsistent, ProjectionError
 from projections.generations import LIVE
 from projections.parking import Parked, project_or_park, ready
 from projections.positions import advance
-from projections.read_models import TREASURY, Writes, array
 
 log = logging.getLogger(__name__)
-
-_COPY_PLAYERS: Final = "COPY players (player, region, cohort, registered_at, xp, level) FROM STDIN (FORMAT csv)"
-_COPY_BADGES: Final = "COPY badges (player, quest, badge, awarded_at) FROM STDIN (FORMAT csv)"
-_COPY_ATTEMPTS: Final = (
-    "COPY attempts (player, quest, attempt, divisions, status, accepted_at, finished_at, steps_reached, elapsed_ms) "
-    "FROM STDIN (FORMAT csv)"
-)
-_COPY_STEPS: Final = "COPY attempt_steps (player, quest, attempt, step, elapsed_ms, reached_at) FROM STDIN (FORMAT csv)"
-_COPY_POSTINGS: Final = (
-    "COPY postings (account, stream_seq, counterparty, amount, balance, reason, at) "
-    "FROM STDIN (FORMAT csv, FORCE_NOT_NULL (reason))"
-)
-_COPY_QUESTS: Final = (
-    "COPY quests (quest, title, published_at, opens_at, closes_at, divisions, supply) "
-    "FROM STDIN (FORMAT csv, FORCE_NOT_NULL (title))"
-)
-_COPY_QUEST_STEPS: Final = "COPY quest_steps (quest, step, ordinal, xp) FROM STDIN (FORMAT csv)"
-
-_PLAYERS: Final = """
-UPDATE players SET xp = u.xp, level = u.level
-FROM unnest(%s::text[], %s::bigint[], %s::integer[]) AS u (player, xp, level) WHERE players.player = u.player
-"""
-_ATTEMPTS: Final = """
-UPDATE attempts AS a SET
-    status = coalesce(u.status, a.status), finished_at = coalesce(u.finished_at, a.finished_at),
-    steps_reached = u.steps_reached, elapsed_ms = coalesce(u.elapsed_ms, a.elapsed_ms)
-FROM unnest(%s::text[], %s::text[], %s::integer[], %s::text[], %s::timestamptz[], %s::integer[], %s::bigint[])
-    AS u (player, quest, attempt, status, finished_at, steps_reached, elapsed_ms)
-WHERE a.player = u.player AND a.quest = u.quest AND a.attempt = u.attempt
-"""
-_QUESTS: Final = """
-UPDATE quests AS q SET
-    accepted = q.accepted + u.accepted, completed = q.completed + u.completed, abandoned = q.abandoned + u.abandoned,
-    expired = q.expired + u.expired, best_ms = least(q.best_ms, u.best_ms), taken = coalesce(u.taken, q.taken),
-    retired_at = coalesce(u.retired_at, q.retired_at), closed_at = coalesce(u.closed_at, q.closed_at)
-FROM unnest(%s::text[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[],
-    %s::timestamptz[], %s::timestamptz[])
-    AS u (quest, accepted, completed, abandoned, expired, best_ms, taken, retired_at, closed_at)
-WHERE q.quest = u.quest
-"""
-_QUEST_STEPS: Final = """
-UPDATE quest_steps AS s SET reached = s.reached + u.reached
-FROM unnest(%s::text[], %s::text[], %s::bigint[]) AS u (quest, step, reached)
-WHERE s.quest = u.quest AND s.step = u.step
-"""
-_BALANCES: Final = """
-INSERT INTO accounts (account, balance) SELECT * FROM unnest(%s::text[], %s::bigint[])
-ON CONFLICT (account) DO UPDATE SET balance = excluded.balance
-"""
-_TREASURY: Final = """
-INSERT INTO accounts (account, balance) VALUES (%s, %s)
-ON CONFLICT (account) DO UPDATE SET balance = accounts.balance + excluded.balance
-"""
 
 
 class ReadModelFollower:
@@ -89,13 +34,18 @@ class ReadModelFollower:
         self._connection: postgres.Connection | None = None
         self._held: list[Recorded] = []
         self._parked: dict[str, int] = {}
+        self._is_guarded = True
 
     async def open(self, tenant: str, stream: StreamIdentity) -> Position:
         """Bring the schema forward; returns the stored position. Raises `ForeignPosition`, `SinkUnavailable`."""
         await self.close()
-        self._connection = connection = await postgres.connect(self._settings, tenant, self._generation, self.tables)
+        self._connection = connection = await postgres.connect(
+            self._settings, tenant, self._generation, self.tables, role=OWNER
+        )
         try:
-            await postgres.migrate(connection, tenant, self._generation, self.tables)
+            await postgres_migrations.migrate(connection, tenant, self._generation, self.tables)
+            self._is_guarded = await is_guarded(connection, schema_of(tenant, self._generation, self.tables.name))
+            await become(connection, tenant, WRITER)
             self._position, self._opened = await postgres.open_position(connection, stream, self.tables)
             await self._retry_parked(connection)
         except psycopg.Error as err:
@@ -141,8 +91,7 @@ class ReadModelFollower:
         return read_models.project(records)
 
     async def _write(self, cursor: Any, writes: Any) -> None:
-        await _add(cursor, writes)
-        await _change(cursor, writes)
+        await postgres_rows.write(cursor, writes, is_guarded=self._is_guarded)
 
     async def _retry_parked(self, connection: postgres.Connection) -> None:
         """Apply what can be projected now, each aggregate in order and in one transaction."""
@@ -184,54 +133,6 @@ class ReadModelFollower:
             raise Inconsistent(message) from err
         except psycopg.Error as err:
             raise postgres.unavailable(err) from err
-
-
-async def _add(cursor: Any, writes: Writes) -> None:
-    for statement, rows in (
-        (_COPY_QUESTS, writes.quests),
-        (_COPY_QUEST_STEPS, writes.quest_steps),
-        (_COPY_PLAYERS, writes.players.values()),
-        (_COPY_ATTEMPTS, writes.attempts.values()),
-        (_COPY_STEPS, writes.steps),
-        (_COPY_BADGES, writes.badges),
-        (_COPY_POSTINGS, writes.postings),
-    ):
-        if rows:
-            text = io.StringIO()
-            csv.writer(text, lineterminator="\n").writerows(rows)
-            async with cursor.copy(statement) as copy:
-                await copy.write(text.getvalue())
-
-
-async def _change(cursor: Any, writes: Writes) -> None:
-    if players := writes.players_changed:
-        await _update(cursor, _PLAYERS, len(players), [players, *zip(*players.values(), strict=True)])
-    if attempts := writes.attempts_changed:
-        changes = [(c.status, c.finished_at, c.steps_reached, c.elapsed_ms) for c in attempts.values()]
-        await _update(cursor, _ATTEMPTS, len(attempts), [*zip(*attempts, strict=True), *zip(*changes, strict=True)])
-    if quests := writes.quests_changed:
-        counts = [
-            (c.accepted, c.completed, c.abandoned, c.expired, c.best_ms, c.taken, c.retired_at, c.closed_at)
-            for c in quests.values()
-        ]
-        await _update(cursor, _QUESTS, len(quests), [quests, *zip(*counts, strict=True)])
-    if steps := writes.steps_reached:
-        await _update(cursor, _QUEST_STEPS, len(steps), [*zip(*steps, strict=True), steps.values()])
-    if balances := writes.balances:
-        await _update(cursor, _BALANCES, len(balances), [balances, balances.values()])
-    if writes.treasury:
-        await cursor.execute(_TREASURY, [TREASURY, writes.treasury])
-
-
-async def _update(cursor: Any, statement: str, wanted: int, columns: Iterable[Iterable[Any]]) -> None:
-    await cursor.execute(statement, [array(column) for column in columns])
-    if cursor.rowcount != wanted:
-        table = statement.split()[1 if statement.lstrip().startswith("UPDATE") else 2]
-        message = (
-            f"{read_models.NAME}: {cursor.rowcount} of {wanted} rows of {table} were there; "
-            "something else changed the read models: replace them (tally rebuild readmodels --accept)"
-        )
-        raise Inconsistent(message)
 
 
 def _key(err: psycopg.Error) -> str:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from adapters.postgres import PostgresSettings
 from adapters.postgres_generations import ReadModelGenerations
 from adapters.postgres_readmodels import ReadModelFollower
-from adapters.postgres_schema import PARKED, POSITION, Tables
+from adapters.postgres_schema import PARKED, POSITION, Migration, Tables
 from bus.envelope import Recorded
 from projections.generations import LIVE
 
@@ -26,7 +26,8 @@ class TableProjection(Protocol):
 
 def tables_of(projection: TableProjection) -> Tables:
     """Its tables, the position first."""
-    return Tables(projection.NAME, projection.VERSION, (POSITION + PARKED, *projection.MIGRATIONS))
+    steps = (POSITION + PARKED, *projection.MIGRATIONS)
+    return Tables(projection.NAME, projection.VERSION, tuple(Migration(statements) for statements in steps))
 
 
 class TablesFollower(ReadModelFollower):

@@ -7,6 +7,7 @@ ProjectionError
   RebuildRefused    a rebuild cannot begin, or its result is not what it must be
   ForeignPosition   the position belongs to another stream
   Inconsistent      the sink does not hold what its position says that it holds
+  NewerSchema       the tables were made by a newer version of the program
   SinkUnavailable   the sink's server does not answer, or refuses
   Unprojectable     an event that the projector fails on, where it cannot be parked
   UnknownEvent      an event of a type that this version does not know
@@ -62,6 +63,16 @@ class ForeignPosition(ProjectionError):
 
 class Inconsistent(ProjectionError):
     """The sink lacks, or has in excess, what events before the position must have left there."""
+
+
+class NewerSchema(ProjectionError):
+    """The tables were brought forward by a newer version of the program."""
+
+    def __init__(self, projection: str, tenant: str, found: int, known: int) -> None:
+        super().__init__(
+            f"{projection} of {tenant} have schema version {found}, this program knows {known}; upgrade tallyroot (or "
+            "restore a backup from before), nothing was changed"
+        )
 
 
 class SinkUnavailable(ProjectionError):

@@ -1,8 +1,8 @@
-"""Read models: players, attempts and their steps, badges, accounts with double-entry postings, quest statistics.
+"""Read models: players, attempts and their steps, badges, XP, accounts with double-entry postings, quests, days.
 
 A batch of events is folded into the rows that it adds and the rows that it changes, each key once. Rows hold the
-totals that the events state; only counters (of quests, steps, the treasury) are differences, which the sink's fence
-applies once. Rows are tuples in the order of the columns of adapters/postgres_schema.py.
+totals that the events state; only counters (of quests, steps, days, the treasury) are differences, which the sink's
+fence applies once. Rows are tuples in the order of adapters/postgres_rows.py. Days are those of the event, in UTC.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from domain import player, quest, token
 from projections.errors import UnknownEvent
 
 NAME: Final = "readmodels"
-VERSION: Final = 1
+VERSION: Final = 2
 #: The other side of minting and spending. No player can be called so: ids hold no `@`.
 TREASURY: Final = "@treasury"
 
@@ -26,11 +26,10 @@ Nullable = str | int | None
 
 
 class AttemptChange(msgspec.Struct, gc=False):
-    """What a batch changes of an attempt that was there before; None leaves a column as it is."""
+    """How an attempt ended that was there before the batch."""
 
-    status: str | None = None
-    finished_at: str | None = None
-    steps_reached: int | None = None
+    status: str
+    finished_at: str
     elapsed_ms: int | None = None
 
 
@@ -53,6 +52,7 @@ class Writes(msgspec.Struct):
     players: dict[str, list[Nullable]] = {}
     players_changed: dict[str, tuple[int, int]] = {}
     badges: list[tuple[Nullable, ...]] = []
+    xp_awards: list[tuple[Nullable, ...]] = []
     attempts: dict[AttemptKey, list[Nullable]] = {}
     attempts_changed: dict[AttemptKey, AttemptChange] = {}
     steps: list[tuple[Nullable, ...]] = []
@@ -63,13 +63,19 @@ class Writes(msgspec.Struct):
     quest_steps: list[tuple[Nullable, ...]] = []
     quests_changed: dict[str, QuestChange] = {}
     steps_reached: dict[tuple[str, str], int] = {}
+    days: dict[str, list[int]] = {}
+    quest_days: dict[tuple[str, str], list[int]] = {}
 
 
 Handler = Callable[[Writes, Recorded, str, Any], None]
 
 # Columns of the rows that later events of the same batch change.
 _XP, _LEVEL = 4, 5
-_STATUS, _FINISHED_AT, _STEPS_REACHED, _ELAPSED_MS = 4, 6, 7, 8
+_STATUS, _FINISHED_AT, _ELAPSED_MS = 4, 6, 7
+# Counters of a day, and of a quest's day, in the order of their columns.
+REGISTERED, MINTED, SPENT, SENT = range(4)
+ACCEPTED, STEPS, COMPLETED, ABANDONED, EXPIRED, BADGES = range(6)
+_DAY: Final = len("2014-04-21")
 
 
 def project(records: Sequence[Recorded]) -> Writes:
@@ -93,13 +99,15 @@ def whole_movements(records: Sequence[Recorded]) -> int:
 
 def _player_registered(writes: Writes, record: Recorded, owner: str, data: player.PlayerRegistered) -> None:
     writes.players[owner] = [owner, data.region, data.cohort, record.event.time, 0, 1]
+    _day(writes, record)[REGISTERED] += 1
 
 
 def _quest_accepted(writes: Writes, record: Recorded, owner: str, data: player.QuestAccepted) -> None:
     divisions = array(data.divisions)
-    row: list[Nullable] = [owner, data.quest, data.attempt, divisions, "accepted", record.event.time, None, 0, None]
+    row: list[Nullable] = [owner, data.quest, data.attempt, divisions, "accepted", record.event.time, None, None]
     writes.attempts[owner, data.quest, data.attempt] = row
     _quest(writes, data.quest).accepted += 1
+    _quest_day(writes, record, data.quest)[ACCEPTED] += 1
 
 
 def _step_reached(writes: Writes, record: Recorded, owner: str, data: player.StepReached) -> None:
@@ -108,31 +116,33 @@ def _step_reached(writes: Writes, record: Recorded, owner: str, data: player.Ste
     counted = writes.steps_reached
     key = (quest_id, data.step)
     counted[key] = counted.get(key, 0) + 1
-    _attempt(writes, (owner, quest_id, data.attempt), AttemptChange(None, None, data.steps_reached, None))
+    _quest_day(writes, record, quest_id)[STEPS] += 1
 
 
 def _quest_completed(writes: Writes, record: Recorded, owner: str, data: player.QuestCompleted) -> None:
-    change = AttemptChange("completed", record.event.time, data.steps_reached, data.elapsed_ms)
+    change = AttemptChange("completed", record.event.time, data.elapsed_ms)
     _attempt(writes, (owner, data.quest, data.attempt), change)
     statistics = _quest(writes, data.quest)
     statistics.completed += 1
+    _quest_day(writes, record, data.quest)[COMPLETED] += 1
     if statistics.best_ms is None or data.elapsed_ms < statistics.best_ms:
         statistics.best_ms = data.elapsed_ms
 
 
 def _quest_abandoned(writes: Writes, record: Recorded, owner: str, data: player.QuestAbandoned) -> None:
-    change = AttemptChange("abandoned", record.event.time, data.steps_reached, None)
-    _attempt(writes, (owner, data.quest, data.attempt), change)
+    _attempt(writes, (owner, data.quest, data.attempt), AttemptChange("abandoned", record.event.time))
     _quest(writes, data.quest).abandoned += 1
+    _quest_day(writes, record, data.quest)[ABANDONED] += 1
 
 
 def _attempt_expired(writes: Writes, record: Recorded, owner: str, data: player.AttemptExpired) -> None:
-    change = AttemptChange("expired", record.event.time, data.steps_reached, None)
-    _attempt(writes, (owner, data.quest, data.attempt), change)
+    _attempt(writes, (owner, data.quest, data.attempt), AttemptChange("expired", record.event.time))
     _quest(writes, data.quest).expired += 1
+    _quest_day(writes, record, data.quest)[EXPIRED] += 1
 
 
-def _xp_awarded(writes: Writes, _: Recorded, owner: str, data: player.XpAwarded) -> None:
+def _xp_awarded(writes: Writes, record: Recorded, owner: str, data: player.XpAwarded) -> None:
+    writes.xp_awards.append((owner, data.quest, record.event.time, data.amount, data.total))
     row = writes.players.get(owner)
     if row is None:
         writes.players_changed[owner] = (data.total, data.level)
@@ -142,22 +152,26 @@ def _xp_awarded(writes: Writes, _: Recorded, owner: str, data: player.XpAwarded)
 
 def _badge_awarded(writes: Writes, record: Recorded, owner: str, data: player.BadgeAwarded) -> None:
     writes.badges.append((owner, data.quest, data.badge, record.event.time))
+    _quest_day(writes, record, data.quest)[BADGES] += 1
 
 
 def _tokens_minted(writes: Writes, record: Recorded, owner: str, data: token.TokensMinted) -> None:
     _post(writes, record, owner, TREASURY, data.amount)
     writes.treasury -= data.amount
+    _day(writes, record)[MINTED] += data.amount
     writes.postings.append(_treasury_row(record, owner, -data.amount, data.reason))
 
 
 def _tokens_spent(writes: Writes, record: Recorded, owner: str, data: token.TokensSpent) -> None:
     _post(writes, record, owner, TREASURY, -data.amount)
     writes.treasury += data.amount
+    _day(writes, record)[SPENT] += data.amount
     writes.postings.append(_treasury_row(record, owner, data.amount, data.reason))
 
 
 def _tokens_sent(writes: Writes, record: Recorded, owner: str, data: token.TokensSent) -> None:
     _post(writes, record, owner, data.recipient, -data.amount)
+    _day(writes, record)[SENT] += data.amount
 
 
 def _tokens_received(writes: Writes, record: Recorded, owner: str, data: token.TokensReceived) -> None:
@@ -193,10 +207,24 @@ def _attempt(writes: Writes, key: AttemptKey, change: AttemptChange) -> None:
     row = writes.attempts.get(key)
     if row is None:
         writes.attempts_changed[key] = change
-        return
-    row[_STEPS_REACHED] = change.steps_reached
-    if change.status is not None:
+    else:
         row[_STATUS], row[_FINISHED_AT], row[_ELAPSED_MS] = change.status, change.finished_at, change.elapsed_ms
+
+
+def _day(writes: Writes, record: Recorded) -> list[int]:
+    day = record.event.time[:_DAY]
+    counts = writes.days.get(day)
+    if counts is None:
+        counts = writes.days[day] = [0] * 4
+    return counts
+
+
+def _quest_day(writes: Writes, record: Recorded, quest_id: str) -> list[int]:
+    key = (quest_id, record.event.time[:_DAY])
+    counts = writes.quest_days.get(key)
+    if counts is None:
+        counts = writes.quest_days[key] = [0] * 6
+    return counts
 
 
 def _post(writes: Writes, record: Recorded, owner: str, other: str, amount: int) -> None:

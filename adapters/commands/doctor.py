@@ -113,9 +113,7 @@ def _endpoints(data_dir: Path) -> Iterator[Finding]:
         host, port = parts.hostname or embedded_probe.HOST, parts.port or DEFAULT_PORTS[name]
         ok = answers(port, host)
         todo = f"tally down --data {data_dir}, then tally up; or look at {data_dir / 'logs' / name}.log"
-        yield Finding(
-            what=f"{name} at {host}:{port}", ok=ok, detail="answers" if ok else f"does not answer: {todo}"
-        )
+        yield Finding(what=f"{name} at {host}:{port}", ok=ok, detail="answers" if ok else f"does not answer: {todo}")
     yield _fsync(data_dir)
     yield from _streams(settings)
 

@@ -56,6 +56,9 @@ class ReadModels:
     def wanted(fold):
         return {
             "players": {player: tuple(row) for player, row in fold["players"].items()},
+            "xp_awards": fold["xp_awards"],
+            "days": {day: tuple(row.values()) for day, row in fold["days"].items()},
+            "quest_days": {key: tuple(row.values()) for key, row in fold["quest_days"].items()},
             "badges": fold["badges"],
             "attempts": {key: tuple(row) for key, row in fold["attempts"].items()},
             "steps": fold["steps"],
@@ -74,9 +77,16 @@ class ReadModels:
             return {
                 "players": {row[0]: row[1:] for row in ask("player, region, cohort, xp, level", "players")},
                 "badges": set(ask("player, quest, badge", "badges")),
+                "xp_awards": set(ask("player, quest, amount, total", "xp_awards")),
+                "days": {row[0]: row[1:] for row in ask("day::text, registered, minted, spent, sent", "days")},
+                "quest_days": {
+                    row[:2]: row[2:]
+                    for row in ask(
+                        "quest, day::text, accepted, steps_reached, completed, abandoned, expired, badges", "quest_days"
+                    )
+                },
                 "attempts": {
-                    row[:3]: row[3:]
-                    for row in ask("player, quest, attempt, status, steps_reached, elapsed_ms, divisions", "attempts")
+                    row[:3]: row[3:] for row in ask("player, quest, attempt, status, elapsed_ms, divisions", "attempts")
                 },
                 "steps": {row[:4]: row[4] for row in ask("player, quest, attempt, step, elapsed_ms", "attempt_steps")},
                 "balances": dict(ask("account, balance", "accounts")),

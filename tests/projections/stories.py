@@ -149,17 +149,30 @@ def random_story(tenant, seed, events=400, players=25, minutes=600):
     return story
 
 
+_QUEST_DAY = (
+    "quest-accepted",
+    "step-reached",
+    "quest-completed",
+    "quest-abandoned",
+    "attempt-expired",
+    "badge-awarded",
+)
+
+
 def fold(bodies):
     """What the read sides must hold after these bodies."""
     state = {
         "players": {}, "badges": set(), "attempts": {}, "steps": {}, "balances": defaultdict(int),
         "postings": [], "quests": {}, "quest_steps": {}, "scores": defaultdict(dict), "types": Counter(),
+        "xp_awards": set(), "days": defaultdict(lambda: dict.fromkeys(("registered", "minted", "spent", "sent"), 0)),
+        "quest_days": defaultdict(lambda: dict.fromkeys(_QUEST_DAY, 0)),
     }  # fmt: skip
     state["bodies"] = list(bodies)
     for stream_seq, body in enumerate(state["bodies"], 1):
         event = json.loads(body)
         state["types"][event["type"]] += 1
         if event["type"] != COMMANDS_DECIDED:
+            _count_days(state, event)
             _fold_one(state, stream_seq, event, event["subject"].split("/")[1], event["data"])
     return state
 
@@ -170,15 +183,14 @@ def _fold_one(state, seq, event, owner, data):
     if kind == "player-registered":
         state["players"][owner] = [data["region"], data["cohort"], 0, 1]
     elif kind == "quest-accepted":
-        state["attempts"][attempt] = ["accepted", 0, None, data["divisions"]]
+        state["attempts"][attempt] = ["accepted", None, data["divisions"]]
         state["quests"][data["quest"]]["accepted"] += 1
     elif kind == "step-reached":
         state["steps"][(*attempt, data["step"])] = data["elapsed_ms"]
-        state["attempts"][attempt][1] += 1
         state["quest_steps"][data["quest"], data["step"]] += 1
     elif kind == "quest-completed":
         state["attempts"][attempt][0] = "completed"
-        state["attempts"][attempt][2] = data["elapsed_ms"]
+        state["attempts"][attempt][1] = data["elapsed_ms"]
         state["quests"][data["quest"]]["completed"] += 1
         for board in ("", *(f":{division}" for division in data["divisions"])):
             state["scores"][f"quest:{data['quest']}{board}"][owner] = (data["elapsed_ms"], seq)
@@ -191,6 +203,7 @@ def _fold_one(state, seq, event, owner, data):
     elif kind == "xp-awarded":
         state["players"][owner][2] += data["amount"]
         state["players"][owner][3] = data["level"]
+        state["xp_awards"].add((owner, data["quest"], data["amount"], state["players"][owner][2]))
         state["scores"]["xp"][owner] = (-state["players"][owner][2], seq)
     elif kind == "badge-awarded":
         state["badges"].add((owner, data["quest"], data["badge"]))
@@ -208,6 +221,16 @@ def _fold_one(state, seq, event, owner, data):
         state["quests"][owner]["taken"] += 1
     elif kind.startswith("tokens-"):
         _fold_tokens(state, seq, kind, owner, data)
+
+
+def _count_days(state, event):
+    kind, day = event["type"].removesuffix("/1"), event["time"].split("T")[0]
+    if kind in _QUEST_DAY:
+        state["quest_days"][event["data"]["quest"], day][kind] += 1
+    elif kind == "player-registered":
+        state["days"][day]["registered"] += 1
+    elif kind in {"tokens-minted", "tokens-spent", "tokens-sent"}:
+        state["days"][day][kind.removeprefix("tokens-")] += event["data"]["amount"]
 
 
 def _fold_tokens(state, seq, kind, owner, data):

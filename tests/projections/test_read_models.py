@@ -117,7 +117,7 @@ def test_a_row_that_is_there_too_early_is_refused(settings, tenant):
         await write(settings, story, upto=2)
         by_hand(settings, tenant, "INSERT INTO players VALUES ('bob', NULL, NULL, now(), 0, 1)")
 
-        with pytest.raises(Inconsistent, match="bob"):
+        with pytest.raises(Inconsistent, match="players_pkey"):
             await write(settings, story)
 
     asyncio.run(scenario())
