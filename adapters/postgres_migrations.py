@@ -23,16 +23,17 @@ from adapters.postgres_roles import (
     become,
     ensure_roles,
     guard,
-    is_guarded,
+    guard_table,
     lacks_rights,
     let_write,
     role_of,
+    unguarded,
 )
 from adapters.postgres_schema import Tables, schema_of
 from projections.errors import NewerSchema, SinkUnavailable
 from projections.generations import NEXT
 
-LOCK_WAIT_MS: Final = 500
+LOCK_WAIT_MS: Final = 200
 LOCK_TRIES: Final = 20
 LOCK_PAUSE_S: Final = 0.5
 TURN_WAIT_S: Final = 600.0
@@ -65,7 +66,12 @@ async def migrate(connection: Connection, tenant: str, generation: str, tables: 
         return
     try:
         async with _turn(connection, tenant):
-            await _patiently(connection, schema, lambda: _prepare(connection, tenant, schema, generation))
+            await _patiently(connection, schema, partial(_prepare, connection, tenant, schema))
+            if _is_read(generation):
+                # One by one: two locks that readers wait for at once could meet them in the other order.
+                for table in await unguarded(connection, schema):
+                    await _patiently(connection, schema, partial(guard_table, connection, tenant, schema, table))
+            await _patiently(connection, schema, partial(_open, connection, tenant, schema, generation))
             done = await _version(connection, tenant, schema, tables)
             missing = range(done + 1, len(tables.migrations) + 1)
             # What is new is there whole or not at all; what is in use gets its locks for one step at a time.
@@ -94,7 +100,7 @@ async def _is_done(connection: Connection, tenant: str, schema: str, generation:
     cursor = await connection.execute(_VALID, [schema, names])
     if await cursor.fetchone() != (len(names),):
         return False
-    return not _is_read(generation) or await is_guarded(connection, schema)
+    return not _is_read(generation) or not await unguarded(connection, schema)
 
 
 async def _version(connection: Connection, tenant: str, schema: str, tables: Tables) -> int:
@@ -112,13 +118,16 @@ async def _version(connection: Connection, tenant: str, schema: str, tables: Tab
     return int(found[0])
 
 
-async def _prepare(connection: Connection, tenant: str, schema: str, generation: str) -> None:
+async def _prepare(connection: Connection, tenant: str, schema: str) -> None:
     await ensure_roles(connection, tenant)
     await connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(schema)))
     await connection.execute(
         "CREATE TABLE IF NOT EXISTS migrations "
         "(version integer PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())"
     )
+
+
+async def _open(connection: Connection, tenant: str, schema: str, generation: str) -> None:
     await (guard if _is_read(generation) else let_write)(connection, tenant, schema)
 
 
@@ -133,7 +142,7 @@ async def _apply(connection: Connection, tenant: str, generation: str, tables: T
     for version in versions:
         migration = tables.migrations[version - 1]
         await connection.execute(migration.statements)
-        await (guard if _is_read(generation) else let_write)(connection, tenant, schema)
+        await _open(connection, tenant, schema, generation)
         await become(connection, tenant, WRITER)
         if migration.backfill:
             await connection.execute("SET LOCAL statement_timeout = 0")

@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 
 from adapters import postgres, postgres_migrations, postgres_parking, postgres_rows
-from adapters.postgres_roles import OWNER, WRITER, become, is_guarded
+from adapters.postgres_roles import OWNER, WRITER, become, unguarded
 from adapters.postgres_schema import READ_MODELS, schema_of
 from bus.envelope import Recorded
 from bus.follower import Position, StreamIdentity
@@ -44,7 +44,8 @@ class ReadModelFollower:
         )
         try:
             await postgres_migrations.migrate(connection, tenant, self._generation, self.tables)
-            self._is_guarded = await is_guarded(connection, schema_of(tenant, self._generation, self.tables.name))
+            schema = schema_of(tenant, self._generation, self.tables.name)
+            self._is_guarded = not await unguarded(connection, schema)
             await become(connection, tenant, WRITER)
             self._position, self._opened = await postgres.open_position(connection, stream, self.tables)
             await self._retry_parked(connection)

@@ -25,13 +25,13 @@ WRITER: Final = "writer"
 OWNER: Final = "owner"
 READERS_MAX: Final = 40
 
-_RELATIONS: Final = """
-SELECT relname, relkind = 'v', relforcerowsecurity FROM pg_class JOIN pg_namespace AS n ON n.oid = relnamespace
-WHERE nspname = %s AND relkind IN ('r', 'p', 'v') ORDER BY relname
-"""
 _UNGUARDED: Final = """
-SELECT count(*) FROM pg_class JOIN pg_namespace AS n ON n.oid = relnamespace
-WHERE nspname = %s AND relkind IN ('r', 'p') AND NOT (relrowsecurity AND relforcerowsecurity)
+SELECT relname FROM pg_class JOIN pg_namespace AS n ON n.oid = relnamespace
+WHERE nspname = %s AND relkind IN ('r', 'p') AND NOT (relrowsecurity AND relforcerowsecurity) ORDER BY relname
+"""
+_VIEWS: Final = """
+SELECT relname FROM pg_class JOIN pg_namespace AS n ON n.oid = relnamespace
+WHERE nspname = %s AND relkind = 'v' AND NOT coalesce('security_invoker=true' = ANY (reloptions), false)
 """
 
 
@@ -79,10 +79,10 @@ async def ensure_roles(connection: AsyncConnection[Any], tenant: str) -> None:
             await connection.execute(sql.SQL("GRANT {} TO CURRENT_USER WITH INHERIT FALSE, SET TRUE").format(role))
 
 
-async def is_guarded(connection: AsyncConnection[Any], schema: str) -> bool:
-    """Whether row-level security is forced on every table of a schema."""
+async def unguarded(connection: AsyncConnection[Any], schema: str) -> list[str]:
+    """The tables of a schema on which row-level security is not forced."""
     cursor = await connection.execute(_UNGUARDED, [schema])
-    return await cursor.fetchone() == (0,)
+    return [name for (name,) in await cursor.fetchall()]
 
 
 async def let_write(connection: AsyncConnection[Any], tenant: str, schema: str) -> None:
@@ -98,25 +98,31 @@ async def let_write(connection: AsyncConnection[Any], tenant: str, schema: str) 
 
 async def guard(connection: AsyncConnection[Any], tenant: str, schema: str) -> None:
     """Force row-level security on every table of a schema, and let the tenant's reader in; safe to repeat."""
+    for table in await unguarded(connection, schema):
+        await guard_table(connection, tenant, schema, table)
     await let_write(connection, tenant, schema)
-    reader, writer = _role(connection, tenant, READER), _role(connection, tenant, WRITER)
-    grant = sql.SQL(
+    statement = sql.SQL(
         "GRANT USAGE ON SCHEMA {schema} TO {reader}; GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO {reader}"
     )
-    await connection.execute(grant.format(schema=sql.Identifier(schema), reader=reader))
-    policies = sql.SQL(
+    reader = _role(connection, tenant, READER)
+    await connection.execute(statement.format(schema=sql.Identifier(schema), reader=reader))
+    cursor = await connection.execute(_VIEWS, [schema])
+    for (view,) in await cursor.fetchall():
+        statement = sql.SQL("ALTER VIEW {} SET (security_invoker = true)")
+        await connection.execute(statement.format(sql.Identifier(schema, view)))
+
+
+async def guard_table(connection: AsyncConnection[Any], tenant: str, schema: str, table: str) -> None:
+    """Force row-level security on a table; nobody reads it for as long as the transaction takes."""
+    statement = sql.SQL(
+        "ALTER TABLE {table} ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY; "
         "DROP POLICY IF EXISTS tally_writer ON {table}; DROP POLICY IF EXISTS tally_reader ON {table}; "
         "CREATE POLICY tally_writer ON {table} TO {writer} USING (true) WITH CHECK (true); "
-        "CREATE POLICY tally_reader ON {table} FOR SELECT TO {reader} USING (true); "
-        "ALTER TABLE {table} ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY"
+        "CREATE POLICY tally_reader ON {table} FOR SELECT TO {reader} USING (true)"
     )
-    cursor = await connection.execute(_RELATIONS, [schema])
-    for name, is_view, is_forced in await cursor.fetchall():
-        table = sql.Identifier(schema, name)
-        if is_view:
-            await connection.execute(sql.SQL("ALTER VIEW {} SET (security_invoker = true)").format(table))
-        elif not is_forced:
-            await connection.execute(policies.format(table=table, reader=reader, writer=writer))
+    reader, writer = _role(connection, tenant, READER), _role(connection, tenant, WRITER)
+    name = sql.Identifier(schema, table)
+    await connection.execute(statement.format(table=name, reader=reader, writer=writer))
 
 
 def passfile_of(settings: RoleSettings, tenant: str) -> Path:
