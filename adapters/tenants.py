@@ -20,14 +20,29 @@ async def create_tenant(
 ) -> bool:
     """Create a tenant's streams where they are missing; returns whether the tenant is new.
 
-    Everything else is made by those who write it, when they first see the tenant, within seconds: the signer makes the
-    log and its keys, the projectors the read-model schema, the namespace of the lake and the Redis keys.
+    Its roles and tables in PostgreSQL are made here too, where that is known (else projectors do it). Everything
+    else is made by those who write it, when they first see the tenant, within seconds: the signer makes the log and its
+    keys, the projectors the namespace of the lake and the Redis keys.
     """
     client = await connect(settings.nats_url, "tally-tenant")
     try:
-        return await streams.create_tenant(client, name, partitions=partitions, intake=intake, replicas=replicas)
+        is_new = await streams.create_tenant(client, name, partitions=partitions, intake=intake, replicas=replicas)
     finally:
         await client.close()
+    if settings.postgres_dsn:
+        from adapters.postgres_tenants import provision
+
+        await provision(settings, name)
+    return is_new
+
+
+async def reader_of(settings: Settings, name: str, *, is_new_password: bool) -> str:
+    """How a tenant's reader connects to PostgreSQL, with a password in a file; raises TallyError, `SinkUnavailable`."""
+    from adapters.postgres_roles import reader_dsn
+    from adapters.postgres_tenants import give_password
+
+    found = None if is_new_password else reader_dsn(settings, name)
+    return found or await give_password(settings, name)
 
 
 async def list_tenants(settings: Settings) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""`tally tenant create|list`: franchises whose data are isolated from each other."""
+"""`tally tenant create|list|reader`: franchises whose data are isolated from each other."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ import json
 from adapters.jetstream.streams import PARTITIONS_DEFAULT
 from adapters.json_option import add_json
 from adapters.settings import Settings
-from adapters.tenants import create_tenant, list_tenants
+from adapters.tenants import create_tenant, list_tenants, reader_of
+from bus.subjects import require_token
 
-HELP = "create a tenant, or list them"
+HELP = "create a tenant, list them, or say how to read one's tables in PostgreSQL"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """`create NAME` and `list`."""
-    parser.epilog = "example:\n  tally tenant create boston\n  tally tenant list --json"
-    actions = parser.add_subparsers(dest="action", required=True, metavar="create|list")
+    """`create NAME`, `list` and `reader NAME`."""
+    parser.epilog = (
+        'example:\n  tally tenant create boston\n  tally tenant list --json\n  psql "$(tally tenant reader boston)"'
+    )
+    actions = parser.add_subparsers(dest="action", required=True, metavar="create|list|reader")
     create = actions.add_parser("create", help="create a tenant; one that is there already is left as it is")
     create.add_argument("name", metavar="NAME", help="letters, digits, '-' and '_', up to 64")
     create.add_argument("--partitions", type=int, default=PARTITIONS_DEFAULT, metavar="N", help="fixed for ever")
@@ -29,11 +32,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     create.add_argument("--replicas", type=int, choices=(1, 3, 5), default=1, help="of the streams, in a cluster")
     actions.add_parser("list", help="the tenants of this installation")
+    reader = actions.add_parser("reader", help="the connection string of a tenant's reader; its password is in a file")
+    reader.add_argument("name", metavar="NAME", help="the tenant")
+    reader.add_argument("--new-password", action="store_true", help="make a new one; the former one ends")
     add_json(parser, actions)
 
 
 def run(args: argparse.Namespace) -> int:
     """Create or list."""
+    if args.action == "reader":
+        return _reader(args)
     settings = Settings.load(args.data, need=("nats_url",))
     if args.action == "list":
         rows = asyncio.run(list_tenants(settings))
@@ -49,4 +57,12 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps({"tenant": args.name, "created": is_new}))
     else:
         print(f"tenant {args.name} {'created' if is_new else 'was there already; nothing changed'}")
+    return 0
+
+
+def _reader(args: argparse.Namespace) -> int:
+    settings = Settings.load(args.data, need=("postgres_dsn",))
+    tenant = require_token("the tenant", args.name)
+    dsn = asyncio.run(reader_of(settings, tenant, is_new_password=args.new_password))
+    print(json.dumps({"tenant": tenant, "postgres": dsn}) if args.json else dsn)
     return 0

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import json
 import uuid
 from contextlib import suppress
 
@@ -13,11 +14,13 @@ from stories import random_story
 from test_read_models import write
 
 from adapters import postgres
+from adapters.cli import main
 from adapters.postgres_generations import ReadModelGenerations
 from adapters.postgres_queries import sums
 from adapters.postgres_readmodels import ReadModelFollower
 from adapters.postgres_roles import OWNER, READER, WRITER, new_password, passfile_of, reader_dsn, role_of
 from adapters.postgres_schema import schema_of
+from adapters.settings import SOURCES
 from domain.player import RegisterPlayer
 from domain.token import MintTokens
 from projections.errors import SinkUnavailable
@@ -336,7 +339,29 @@ def test_a_readers_password_is_in_a_file_for_its_owner_alone_and_a_wrong_one_is_
         asyncio.run(postgres.read_position(settings, tenant))
 
 
-def test_a_reader_waits_for_no_writer_and_a_follower_is_the_writer_alone(settings, tenant):
+def test_a_tenant_has_its_roles_and_tables_at_once_and_its_reader_a_way_in(settings, tenant, monkeypatch, capsys):
+    for field, (variable, _) in SOURCES.items():
+        monkeypatch.setenv(variable, str(getattr(settings, field)))
+
+    assert main(["tenant", "reader", tenant]) == 2
+    assert "tally tenant create" in capsys.readouterr().err
+    assert main(["tenant", "create", tenant]) == 0
+    capsys.readouterr()
+    assert main(["tenant", "reader", tenant]) == 0
+    first = capsys.readouterr().out.strip()
+    password = passfile_of(settings, tenant).read_text().rpartition(":")[2].strip()
+    assert main(["tenant", "reader", tenant, "--new-password", "--json"]) == 0
+    second = json.loads(capsys.readouterr().out)["postgres"]
+
+    assert first == second
+    assert password not in first
+    with psycopg.connect(first) as connection:
+        assert connection.execute("SELECT * FROM books").fetchall() == [(0, 0, 0)]
+    with pytest.raises(psycopg.OperationalError, match="password"):
+        psycopg.connect(make_conninfo(first, password=password))
+
+
+def test_a_follower_is_the_writer_of_its_tenant_alone(settings, tenant):
     async def scenario():
         story = random_story(tenant, seed=63, events=60)
         follower = ReadModelFollower(settings)

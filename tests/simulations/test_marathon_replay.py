@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from adapters import postgres
+from adapters.postgres_roles import WRITER
 from adapters.redis_boards import Keys, connect
 from adapters.settings import Settings
 from adapters.supervisor import Supervisor
@@ -95,7 +96,7 @@ def test_the_winners_finish_is_proven(running, replayed):
 
 def test_one_altered_row_in_postgresql_fails_the_check(running, replayed):
     async def change(amount: int) -> None:
-        connection = await postgres.connect(running, TENANT)
+        connection = await postgres.connect(running, TENANT, role=WRITER)
         async with connection:
             await connection.execute("UPDATE players SET xp = xp + %s WHERE player = 'b19'", [amount])
             await connection.execute("UPDATE accounts SET balance = balance + %s WHERE account = 'b19'", [amount])
