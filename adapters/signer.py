@@ -16,6 +16,7 @@ from adapters.errors import TallyError
 from adapters.key_services import key_opener
 from adapters.published_log import log_dir_of
 from adapters.settings import Settings
+from adapters.witness_status import WitnessTeller
 from bus.envelope import Recorded
 from bus.follower import Position, StreamIdentity
 from ledger.checkpoint import Checkpoint, parse_checkpoint
@@ -44,6 +45,7 @@ class Signer:
         self._settings = settings
         self._now_ms = now_ms
         self._writer: LogWriter | None = None
+        self._teller: WitnessTeller | None = None
         self._signed_at_ms = 0
 
     async def open(self, tenant: str, stream: StreamIdentity) -> Position:
@@ -57,7 +59,7 @@ class Signer:
         keyring = ensure_keys(self._settings.keys_dir, tenant, origin=f"{prefix}/{tenant}", opener=opener)
         log_dir = log_dir_of(self._settings, tenant)
         writer = LogWriter.open(log_dir, keyring, self._now_ms())
-        self._writer = writer
+        self._writer, self._teller = writer, WitnessTeller(log_dir)
         folder = Folder(log_dir)
         created = _stream_created(folder)
         if created is None or writer.tree_size == 0:
@@ -74,11 +76,19 @@ class Signer:
         await asyncio.to_thread(writer.append, [record.body for record in records])
 
     async def idle(self) -> None:
-        """Sign what waits, at most five times a second; closes a month when its time has come."""
+        """Sign what waits, at most five times a second; closes a month when its time has come.
+
+        Waits for no witness: what the quorum has cosigned by then is published.
+        """
         now_ms = self._now_ms()
         if abs(now_ms - self._signed_at_ms) >= SIGN_EVERY_MS:
             self._signed_at_ms = now_ms
-            await asyncio.to_thread(self._require_open().sign, now_ms)
+            await asyncio.to_thread(self._sign, self._require_open(), now_ms)
+
+    def _sign(self, writer: LogWriter, now_ms: int) -> None:
+        writer.sign(now_ms)
+        if self._teller is not None:
+            self._teller.tell(writer, now_ms)
 
     async def close(self) -> None:
         """Sign what waits and let go of the log."""

@@ -13,6 +13,7 @@ from adapters.jetstream import streams
 from adapters.jetstream.connection import connect
 from adapters.jetstream.reader import message_at, stream_info
 from adapters.settings import Settings
+from adapters.witness_status import describe_witnesses, evidence_of_fork
 from bus import subjects
 from bus.errors import BusError
 from bus.follower import Position
@@ -50,6 +51,7 @@ class LogStatus:
     root: str
     chain_head: str
     checkpoint_age_s: float
+    witnesses: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +129,9 @@ def _log(settings: Settings, tenant: str) -> LogStatus | str | None:
     """Return the head of the published log, None before the first checkpoint, or what is wrong with it."""
     folder = Folder(settings.log_dir / tenant)
     try:
+        stopped = evidence_of_fork(settings.keys_dir / tenant)
+        if stopped is not None:
+            return stopped
         data = folder.read(CHECKPOINT)
         if data is None:
             return None
@@ -140,4 +145,5 @@ def _log(settings: Settings, tenant: str) -> LogStatus | str | None:
         root=checkpoint.root.hex(),
         chain_head=link.hex(),
         checkpoint_age_s=round(age_s, 3),
+        witnesses=describe_witnesses(folder.root, time.time_ns() // 1_000_000),
     )

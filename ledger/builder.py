@@ -66,7 +66,7 @@ class TreeBuilder:
         self._edge = edge
         self._type_of = type_of
         self._partials: dict[tuple[int, int], int] = {}
-        self._finished: list[str] = []
+        self._finished: list[Tile] = []
         self.counts: Counter[str] = Counter()
 
     @property
@@ -132,7 +132,7 @@ class TreeBuilder:
         self._finish(tile)
 
     def _finish(self, tile: Tile) -> None:
-        self._finished.append(tile.partials_folder)
+        self._finished.append(tile)
         self._partials.pop((tile.level, tile.number), None)
 
     def _read_back(self, tile: Tile, data: bytes) -> list[bytes]:
@@ -200,11 +200,14 @@ class TreeBuilder:
             self._folder.write(tile.path, data)
             self._partials[key] = tile.width
 
-    def remove_finished_partials(self) -> None:
-        """Remove partial tiles whose full tile exists and is under a checkpoint."""
-        for folder in self._finished:
-            self._folder.remove_partials(folder)
-        self._finished.clear()
+    def remove_finished_partials(self, tree_size: int) -> None:
+        """Remove partial tiles whose full tile is under the published checkpoint, which may be behind what is built."""
+        covered = {
+            tile for tile in self._finished if (tile.number + 1) << (TILE_BITS * (max(tile.level, 0) + 1)) <= tree_size
+        }
+        for tile in covered:
+            self._folder.remove_partials(tile.partials_folder)
+        self._finished = [tile for tile in self._finished if tile not in covered]
 
     def clear_leftovers(self) -> None:
         """Remove what a crash left: partials wider than the right edge, partials of the tiles just before it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import threading
 import time
@@ -14,6 +15,7 @@ from ledger.encoding import parse_decimal
 from ledger.errors import Malformed, WrongUse, excerpt
 from ledger.months import month_of
 from ledger.note import COSIGNATURE_ED25519, VerifierKey
+from ledger.passphrase import is_configured, passphrase_from
 from ledger.remote import Website
 from ledger.witness_server import WitnessServer, say
 from ledger.witness_setup import LOGS, init_witness, look_at_logs, open_witness
@@ -29,7 +31,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "  tally witness init w1 --name witness.example.org/w1\n"
         "  cp boston.policy w1/logs/\n"
         "  tally witness serve w1 --listen 127.0.0.1:8008\n"
-        "  tally witness show w1"
+        "  tally witness show w1\n"
+        "keys are encrypted when TALLY_KEYS_PASSPHRASE_FILE (or TALLY_KEYS_PASSPHRASE) is set for init"
     )
     actions = parser.add_subparsers(dest="action", required=True, metavar="init|serve|show")
     init = actions.add_parser("init", help="make a witness's folder and keys")
@@ -51,14 +54,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     match args.action:
         case "init":
-            _print_keys(args, init_witness(args.folder, args.name))
+            passphrase = passphrase_from(os.environ) if is_configured(os.environ) else None
+            _print_keys(args, init_witness(args.folder, args.name, passphrase))
             if not args.json:
                 print(f"next: put the policy of each log into {args.folder / LOGS}/, then tally witness serve")
         case "show":
-            with open_witness(args.folder) as witness:
+            with open_witness(args.folder, passphrase_from(os.environ)) as witness:
                 _print_keys(args, list(witness.keys), witness)
         case _:
-            with open_witness(args.folder) as witness:
+            with open_witness(args.folder, passphrase_from(os.environ)) as witness:
                 _serve(args.folder, witness, _address(args.listen))
     return 0
 

@@ -1,14 +1,13 @@
 """A witness's folder: its keys, the logs that it trusts, its state; and a look at those logs when it starts.
 
-witness-ed25519.key          cosigns, type 0x04          (with .vkey beside it)
-witness-mldsa44.key          cosigns, type 0x06, where the build of `cryptography` has ML-DSA-44
+witness-ed25519              cosigns, type 0x04                       (keys as those of a log's signer: keys)
+witness-mldsa44              cosigns, type 0x06, where the build of `cryptography` has ML-DSA-44
 logs/*                       policies (C2SP tlog-policy): of each, the log lines with their ranges count
 state/                       what was cosigned (witness_state)
 """
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,10 +17,11 @@ from ledger.checkpoint import parse_checkpoint
 from ledger.errors import HistoryForked, KeyRefused, LedgerError, WrongUse
 from ledger.files import Folder, Source, require
 from ledger.history import keep_evidence, prove_extension
-from ledger.keys import SigningKey, format_private_key, public_key
+from ledger.keyring import is_kept
+from ledger.keys import KeyOpener, Passphrase, SigningKey, new_key, write_key
 from ledger.note import COSIGNATURE_ED25519, COSIGNATURE_ML_DSA_44, VerifierKey, require_distinct
 from ledger.policy import Policy, parse_policy
-from ledger.primitives import SEED_BYTES, has_ml_dsa_44
+from ledger.primitives import has_ml_dsa_44
 from ledger.reader import LogReader
 from ledger.tiles import CHECKPOINT
 from ledger.witness import checkpoint_path
@@ -33,8 +33,8 @@ LOGS: Final = "logs"
 _LOOK_AT_ONCE: Final = 16
 
 
-def init_witness(base: Path, name: str) -> list[VerifierKey]:
-    """Make the keys of a witness; raises `WrongUse` when there are some: a witness's keys are never replaced."""
+def init_witness(base: Path, name: str, passphrase: Passphrase | None = None) -> list[VerifierKey]:
+    """Make a witness's folder and keys; raises `WrongUse` when there is one: its keys are never replaced."""
     if Folder(base).names(""):
         raise WrongUse(f"{base}", expected="an empty folder, or none", found="files in it")
     base.mkdir(parents=True, exist_ok=True)
@@ -46,18 +46,16 @@ def init_witness(base: Path, name: str) -> list[VerifierKey]:
         roles.append((WITNESS_PQ_KEY, COSIGNATURE_ML_DSA_44))
     keys = []
     for role, algorithm in roles:
-        seed = secrets.token_bytes(SEED_BYTES)
-        key = public_key(name, algorithm, seed)
-        files.replace(f"{role}.key", f"{format_private_key(key, seed)}\n".encode(), mode=0o600)
-        files.replace(f"{role}.vkey", f"{key}\n".encode())
+        key, seed = new_key(name, algorithm)
+        write_key(files, role, key, seed, passphrase)
         keys.append(key)
     return keys
 
 
-def open_witness(base: Path) -> Witness:
+def open_witness(base: Path, passphrase: Passphrase | None = None) -> Witness:
     """Read a witness's folder; raises `WrongUse`, `KeyRefused`, `Malformed` or `LogDamaged`."""
     policies = list(_policies(base))
-    keys = list(_keys(base))
+    keys = list(_keys(base, KeyOpener(passphrase)))
     logs = [log.key for policy in policies for log in policy.logs]
     require_distinct([*logs, *(key.key for key in keys)])
     origins = [origin for policy in policies for origin in {log.key.name for log in policy.logs}]
@@ -76,19 +74,16 @@ def _policies(base: Path) -> Iterator[Policy]:
         yield parse_policy(f"policy {base / LOGS / name}", require(files, name))
 
 
-def _keys(base: Path) -> Iterator[SigningKey]:
+def _keys(base: Path, opener: KeyOpener) -> Iterator[SigningKey]:
     files = Folder(base)
-    if files.read(f"{WITNESS_KEY}.key") is None:
+    if not is_kept(files, WITNESS_KEY):
         raise WrongUse(f"{base} has no {WITNESS_KEY}.key: restore it, or make a new witness (tally witness init)")
-    roles = ((WITNESS_KEY, COSIGNATURE_ED25519), (WITNESS_PQ_KEY, COSIGNATURE_ML_DSA_44))
-    for role, algorithm in roles:
-        data = files.read(f"{role}.key")
-        if data is None:
-            continue
-        key = SigningKey.parse(data.decode("ascii", "replace").removesuffix("\n"))
-        if key.key.algorithm != algorithm:
-            raise KeyRefused(f"{base / role}.key", expected=f"type 0x{algorithm:02x}", found=key.key.label)
-        yield key
+    for role, algorithm in ((WITNESS_KEY, COSIGNATURE_ED25519), (WITNESS_PQ_KEY, COSIGNATURE_ML_DSA_44)):
+        if is_kept(files, role):
+            key = opener.open(base, role)
+            if key.key.algorithm != algorithm:
+                raise KeyRefused(f"{base / role}.key", expected=f"type 0x{algorithm:02x}", found=key.key.label)
+            yield key
 
 
 def look_at_logs(base: Path, witness: Witness, open_source: Callable[[str], Source]) -> list[str]:

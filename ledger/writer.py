@@ -1,8 +1,9 @@
 """The signer's log: append entries, sign checkpoints, close months; resumes after a kill at any instruction.
 
 Order of every signature: tiles durable -> new tree proved to extend the last signed one, from the files -> checkpoint
-remembered beside the keys -> published. What was remembered and not published is caught up with before anything else:
-a second checkpoint for the same place could be a fork.
+remembered beside the keys -> cosigned by the quorum, when the policy has one -> published. One checkpoint at a time is
+signed and not published; entries are integrated meanwhile. What was remembered and not published before a crash is
+caught up with before anything else: a second checkpoint for the same place could be a fork.
 """
 
 from __future__ import annotations
@@ -14,19 +15,22 @@ from typing import Final, Self
 
 from ledger.builder import TreeBuilder, TreeHead, load_builder
 from ledger.checkpoint import Checkpoint
-from ledger.errors import HistoryForked, LedgerError, LogDamaged, WrongUse
+from ledger.errors import HistoryForked, LedgerError, LogDamaged, NotWitnessed, WrongUse
 from ledger.events import type_of
 from ledger.files import Folder
 from ledger.hashing import EMPTY_ROOT
 from ledger.keyring import LAST_SIGNED, Keyring
 from ledger.lock import Lock
 from ledger.monthbook import MonthBook, begin_months, resume_months
-from ledger.policy import OpenedCheckpoint
+from ledger.policy import NONE, OpenedCheckpoint
 from ledger.proofs import verify_consistency
 from ledger.reader import LogReader
 from ledger.tiles import CHECKPOINT
+from ledger.witness_client import Cosigning, WitnessStanding
 
 LOCK: Final = ".lock"
+CREATE_S: Final = 15.0  # for the quorum of a new log's first checkpoint
+CLOSE_S: Final = 3.0  # for the quorum of the last one
 
 
 class LogWriter:
@@ -36,6 +40,7 @@ class LogWriter:
     _book: MonthBook
     _signed: OpenedCheckpoint
     _signed_head: TreeHead
+    _remembered: bytes
 
     def __init__(self, folder: Folder, keyring: Keyring, locks: Sequence[Lock]) -> None:
         self._folder = folder
@@ -45,6 +50,8 @@ class LogWriter:
         self._is_usable = True
         self._stop = threading.Event()
         self._promised: OpenedCheckpoint | None = None
+        self._pending: tuple[OpenedCheckpoint, TreeHead] | None = None
+        self._cosigning: Cosigning | None = None
         self._signed_at_ms = 0
 
     @classmethod
@@ -74,6 +81,15 @@ class LogWriter:
         return self._signed.checkpoint
 
     @property
+    def pending(self) -> Checkpoint | None:
+        """The checkpoint that is signed and waits for its quorum of witnesses."""
+        return self._pending[0].checkpoint if self._pending else None
+
+    def witnesses(self) -> list[WitnessStanding]:
+        """How each witness stands; empty without a quorum."""
+        return self._cosigning.standings() if self._cosigning else []
+
+    @property
     def last_leaf(self) -> bytes:
         """Leaf hash of the last entry integrated, empty when there is none."""
         return self._builder.last_leaf
@@ -101,18 +117,19 @@ class LogWriter:
         self._is_usable = True
 
     def sign(self, now_ms: int) -> Checkpoint | None:
-        """Close the months that ended, then publish a checkpoint over all that was integrated.
+        """Close the months that ended, then sign all that was integrated and publish it, once its quorum is there.
 
-        Returns it, or None when nothing is unsigned. Raises `HistoryForked` instead of signing a second history.
+        Returns what was published, None when nothing was. Never waits for a witness. Raises `HistoryForked` instead of
+        signing a second history.
         """
         self._begin()
         is_new = False
         if self._promised is None:
+            is_new = self._settle(now_ms)
             self._book.close_until(now_ms, self._signed, self._signed_head)
-            is_new = self.has_unsigned
-            if is_new:
-                self._publish(self._builder.flush(), now_ms)
-                self._builder.remove_finished_partials()
+            if self._pending is None and self.has_unsigned:
+                self._sign_head(self._builder.flush(), now_ms)
+                is_new |= self._settle(now_ms)
             self._book.publish_provisional(now_ms, self._signed, self._signed_head)
         self._is_usable = True
         return self.signed if is_new else None
@@ -122,6 +139,8 @@ class LogWriter:
         try:
             if self._is_usable:
                 self.sign(now_ms)
+                while self._pending is not None and self._settle(now_ms, wait_s=CLOSE_S):
+                    self.sign(now_ms)
                 if self._promised is None:
                     self._book.publish_provisional(now_ms, self._signed, self._signed_head, is_last=True)
         finally:
@@ -131,6 +150,8 @@ class LogWriter:
         """Let go of the log without signing, as a crash would."""
         self._is_usable = False
         self._stop.set()
+        if self._cosigning is not None:
+            self._cosigning.close()
         self._folder.close()
         for lock in self._locks:
             lock.release()
@@ -140,21 +161,48 @@ class LogWriter:
             raise WrongUse("the log writer stopped after a failure, or is closed: open the log again")
         self._is_usable = False
 
-    def _publish(self, head: TreeHead, now_ms: int) -> None:
+    def _sign_head(self, head: TreeHead, now_ms: int) -> None:
         self._require_extension(self._signed, head.tree_size, head.root)
         self._require_unchanged()
         note = self._sign_note(head.tree_size, head.root, now_ms)
-        opened = self._open_own("new checkpoint", note)
+        self._pending = self._open_own("new checkpoint", note), head
+        self._remember(note)
+        self._ask(now_ms)
+
+    def _ask(self, now_ms: int) -> None:
+        if self._pending is not None and self._cosigning is not None and self._needs_witnesses():
+            self._cosigning.ask(self._pending[0], now_ms // 1000)
+
+    def _needs_witnesses(self) -> bool:
+        return self._pending is not None and self._keyring.policy.needs_witnesses(self._pending[0].checkpoint.tree_size)
+
+    def _settle(self, now_ms: int, *, wait_s: float = 0) -> bool:
+        """Publish the pending checkpoint if its quorum is there; returns whether it was published."""
+        if self._pending is None:
+            return False
+        opened, head = self._pending
+        if self._cosigning is not None and self._needs_witnesses():
+            found = self._cosigning.wait(now_ms // 1000, wait_s)
+            if found is None:
+                return False
+            opened = found
+            self._require_unchanged()
+        self._folder.replace(CHECKPOINT, opened.note)
+        self._signed, self._signed_head, self._pending = opened, head, None
+        self._builder.remove_finished_partials(head.tree_size)
+        return True
+
+    def _remember(self, note: bytes) -> None:
         self._memory.replace(LAST_SIGNED, note, mode=0o600)
-        self._folder.replace(CHECKPOINT, note)
-        self._signed, self._signed_head = opened, head
+        self._remembered = note
 
     def _sign_note(self, tree_size: int, root: bytes, now_ms: int) -> bytes:
         self._signed_at_ms = max(self._signed_at_ms, now_ms)  # the time in checkpoints never goes backwards
         return self._keyring.sign(Checkpoint(self._keyring.origin, tree_size, root), self._signed_at_ms // 1000)
 
     def _open_own(self, what: str, note: bytes) -> OpenedCheckpoint:
-        return self._keyring.policy.open(what, note, origin=self._keyring.origin)
+        """A checkpoint that these keys signed, whether or not it has its cosignatures."""
+        return self._keyring.policy.without_quorum().open(what, note, origin=self._keyring.origin)
 
     def _require_extension(self, old: OpenedCheckpoint, new_size: int, new_root: bytes) -> None:
         """Prove from the files that a tree extends a signed one; raises `HistoryForked`."""
@@ -171,25 +219,33 @@ class LogWriter:
             ) from err
 
     def _require_unchanged(self) -> None:
-        """The published checkpoint is the one that we know: a signer that slept must not sign beside another."""
-        for name, found in (
-            (CHECKPOINT, self._folder.read(CHECKPOINT)),
-            (str(self._keyring.folder / LAST_SIGNED), self._memory.read(LAST_SIGNED)),
+        """The checkpoints on disk are those that we know: a signer that slept must not sign beside another."""
+        last = self._pending[0] if self._pending else self._signed
+        for name, found, known, checkpoint in (
+            (CHECKPOINT, self._folder.read(CHECKPOINT), self._signed.note, self._signed.checkpoint),
+            (
+                str(self._keyring.folder / LAST_SIGNED),
+                self._memory.read(LAST_SIGNED),
+                self._remembered,
+                last.checkpoint,
+            ),
         ):
-            if found != self._signed.note:
+            if found != known:
                 raise HistoryForked(
                     f"{name}: nothing was signed",
-                    expected=f"the last checkpoint signed here ({self._signed.checkpoint})",
+                    expected=f"the last checkpoint signed here ({checkpoint})",
                     found="none" if found is None else "another one",
                 )
 
     # opening
 
     def _resume(self, now_ms: int) -> None:
+        self._require_no_evidence()
         published, remembered = self._folder.read(CHECKPOINT), self._memory.read(LAST_SIGNED)
         if published is None:
-            published = remembered = self._create(now_ms, remembered)
-        self._signed = self._open_own(CHECKPOINT, published)
+            published, remembered = self._create(now_ms, remembered)
+        self._signed = self._keyring.policy.open(CHECKPOINT, published, origin=self._keyring.origin)
+        self._begin_cosigning(self._signed)
         self._signed_at_ms = (self._signed.at_seconds or 0) * 1000
         checkpoint = self._signed.checkpoint
         self._builder = load_builder(self._folder, checkpoint.tree_size, checkpoint.root, type_of)
@@ -201,7 +257,20 @@ class LogWriter:
             self._book.close_until(now_ms, self._signed, self._signed_head)
             self._book.publish_provisional(now_ms, self._signed, self._signed_head)
 
-    def _create(self, now_ms: int, remembered: bytes | None) -> bytes:
+    def _require_no_evidence(self) -> None:
+        kept = [name for name in self._memory.names("") if name.startswith(f"{LAST_SIGNED}.evidence-")]
+        if kept:
+            raise HistoryForked(
+                f"{self._keyring.folder / kept[0]} says that another history was signed under these keys: nothing is "
+                "signed; find out who did, then move the file away to go on"
+            )
+
+    def _begin_cosigning(self, signed: OpenedCheckpoint | None) -> None:
+        if self._cosigning is None and self._keyring.policy.quorum != NONE:
+            memory = self._keyring.folder / LAST_SIGNED
+            self._cosigning = Cosigning(self._keyring.policy, self._folder.root, memory, signed)
+
+    def _create(self, now_ms: int, remembered: bytes | None) -> tuple[bytes, bytes]:
         note = remembered or self._sign_note(0, EMPTY_ROOT, now_ms)
         opened = self._open_own(LAST_SIGNED, note)
         if opened.checkpoint.tree_size:
@@ -210,26 +279,42 @@ class LogWriter:
                 expected=f"a log, as these keys signed one ({opened.checkpoint})",
                 found="no checkpoint",
             )
+        self._remember(note)
+        opened = self._cosign_first(opened, now_ms)
         begin_months(self._folder, self._keyring, now_ms, opened)
-        self._memory.replace(LAST_SIGNED, note, mode=0o600)
-        self._folder.replace(CHECKPOINT, note)
-        return note
+        self._folder.replace(CHECKPOINT, opened.note)
+        return opened.note, note
+
+    def _cosign_first(self, opened: OpenedCheckpoint, now_ms: int) -> OpenedCheckpoint:
+        """A new log begins with a checkpoint of nothing; its quorum must be there, as the first month opens at it."""
+        self._begin_cosigning(None)
+        if self._cosigning is None or not self._keyring.policy.needs_witnesses(0):
+            return opened
+        self._cosigning.ask(opened, now_ms // 1000)
+        found = self._cosigning.wait(now_ms // 1000, CREATE_S)
+        if found is None:
+            said = "; ".join(f"{at.name}: {at.problem or 'no answer'}" for at in self.witnesses())
+            raise NotWitnessed(
+                f"first checkpoint of {self._keyring.origin}: its witnesses must answer before the log begins ({said})"
+            )
+        return found
 
     def _compare_memory(self, remembered: bytes | None) -> None:
         """Find out whether the log was rolled back, or a crash came between remembering and publishing."""
-        if remembered == self._signed.note:
+        if remembered is not None and self._signed.note.startswith(remembered):  # cosignatures stand behind it
+            self._remembered = remembered
             return
         if remembered is not None:
             known = self._open_own(LAST_SIGNED, remembered)
             self._signed_at_ms = max(self._signed_at_ms, (known.at_seconds or 0) * 1000)
             if known.checkpoint.tree_size > self.signed.tree_size:
-                self._promised = known
+                self._promised, self._remembered = known, remembered
                 return
             self._require_extension(known, self.signed.tree_size, self.signed.root)
-        self._memory.replace(LAST_SIGNED, self._signed.note, mode=0o600)
+        self._remember(self._signed.note)
 
     def _keep_promise(self, promised: OpenedCheckpoint) -> None:
-        """Publish what was signed before a crash, once the same entries have led to the same root."""
+        """Go on with what was signed before a crash, once the same entries have led to the same root."""
         head = self._builder.flush()
         if head.root != promised.checkpoint.root:
             raise HistoryForked(
@@ -237,5 +322,8 @@ class LogWriter:
                 expected=f"{promised.checkpoint.root.hex()} as signed before",
                 found=f"{head.root.hex()} from the event stream: it lost or changed events",
             )
-        self._folder.replace(CHECKPOINT, promised.note)
-        self._signed, self._signed_head, self._promised = promised, head, None
+        self._promised, self._pending = None, (promised, head)
+        if self._needs_witnesses():
+            self._ask(self._signed_at_ms)
+        else:
+            self._settle(self._signed_at_ms)

@@ -58,6 +58,8 @@ def _lines(status: TenantStatus) -> Iterator[str]:
     yield f"  checkpoint     {status.log.tree_size:,} entries, signed {status.log.checkpoint_age_s:.1f} s ago"
     yield f"  root           {status.log.root}"
     yield f"  chain head     {status.log.chain_head}"
+    for line in status.log.witnesses:
+        yield f"  witness        {line}"
 
 
 def _lag(follower: FollowerStatus) -> str:

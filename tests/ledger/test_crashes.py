@@ -4,16 +4,14 @@ After each crash the log is opened again and the same events come in: every chec
 part of the final log, and the final log must pass the audit.
 """
 
-import os
 import random
 import shutil
-import tempfile
 from pathlib import Path
 
 import pytest
 from log_samples import DAY_MS, NOV_21, Installation, event, events
 
-from ledger import files, keys
+from ledger import files, keyring
 from ledger.errors import LedgerError, LogDamaged
 from ledger.files import Folder
 from ledger.proofs import verify_consistency
@@ -107,23 +105,12 @@ def live(installed, seen):
         writer.abandon()
 
 
-@pytest.fixture
-def scratch(tmp_path):
-    """A folder in memory where there is one: thousands of files come and go, and no test here needs the real disk."""
-    memory = Path("/dev/shm")
-    if not (memory.is_dir() and os.access(memory, os.W_OK)):
-        yield tmp_path
-        return
-    with tempfile.TemporaryDirectory(dir=memory, prefix="tallyroot-test-") as folder:
-        yield Path(folder)
-
-
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory):
     """An installation with its keys, before its first event; Ed25519 alone, as hundreds of lives are lived here."""
     base = tmp_path_factory.mktemp("fresh")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(keys, "has_ml_dsa_44", lambda: False)
+        patch.setattr(keyring, "has_ml_dsa_44", lambda: False)
         Installation(base)
     return base
 

@@ -16,6 +16,7 @@ from ledger import witness_setup
 from ledger.cli import main
 from ledger.errors import KeyRefused, WrongUse
 from ledger.files import Folder
+from ledger.keys import KeyOpener
 from ledger.witness_setup import open_witness
 
 
@@ -181,7 +182,7 @@ def test_logs_that_a_witness_cannot_tell_apart_are_refused(tmp_path, policies, e
 
 def test_a_log_signed_by_the_key_of_the_witness_itself_is_refused(tmp_path):
     witness = RunningWitness(tmp_path / "w")
-    own = next(iter(witness_setup._keys(witness.base)))
+    own = next(iter(witness_setup._keys(witness.base, KeyOpener())))
     stolen = type(own.key)("example.com/log", 1, own.key.public)
     witness.trust(f"log {stolen}\nquorum none\n")
 

@@ -1,13 +1,17 @@
-"""A small log in memory with its signed checkpoints, and witnesses that really answer over HTTP."""
+"""Small logs with their signed checkpoints, and witnesses that really answer over HTTP."""
 
 import http.client
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from log_samples import slow_consistency, slow_root
+from log_samples import NOV_21, Installation, events, slow_consistency, slow_root
 
 from ledger.checkpoint import Checkpoint
 from ledger.files import Folder
+from ledger.keyring import load_keyring
 from ledger.keys import SigningKey, format_private_key, public_key
-from ledger.note import ED25519, Note
+from ledger.note import COSIGNATURE_ED25519, ED25519, Note
 from ledger.witness import AddCheckpoint
 from ledger.witness_server import WitnessServer
 from ledger.witness_setup import LOGS, init_witness, open_witness
@@ -61,6 +65,7 @@ class RunningWitness:
         for number, policy in enumerate(policies):
             self.trust(policy, f"{number}.policy")
         self._options = options
+        self._port = 0
         self.server = None
 
     def trust(self, policy, file_name="log.policy"):
@@ -68,7 +73,8 @@ class RunningWitness:
 
     def start(self):
         self.witness = open_witness(self.base)
-        self.server = WitnessServer(self.witness, ("127.0.0.1", 0), lambda: self.now, **self._options)
+        self.server = WitnessServer(self.witness, ("127.0.0.1", self._port), lambda: self.now, **self._options)
+        self._port = self.server.server_address[1]
         self.server.start()
         return self
 
@@ -86,7 +92,8 @@ class RunningWitness:
 
     @property
     def url(self):
-        return self.server.url
+        """Where it answers, also while it is down."""
+        return f"http://127.0.0.1:{self._port}"
 
     def ask(self, method, path, body=None, headers=None):
         """Status, body and content type of one request on a connection of its own."""
@@ -100,6 +107,104 @@ class RunningWitness:
 
     def add(self, body):
         return self.ask("POST", "/add-checkpoint", body)
+
+
+class Puppet(ThreadingHTTPServer):
+    """A witness that does what `answer(handler, body)` does; counts what it is asked."""
+
+    daemon_threads = True
+
+    def __init__(self, answer, name="puppet.example", number=77):
+        super().__init__(("127.0.0.1", 0), _PuppetHandler)
+        self.answer = answer
+        self.key = signing_key(name, number, COSIGNATURE_ED25519)
+        self.asked = []
+        self.go_on = threading.Event()
+        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+
+    def __exit__(self, *_):
+        self.go_on.set()
+        self.shutdown()
+        self.server_close()
+
+    def handle_error(self, *_):
+        """A client that hung up."""
+
+    @property
+    def keys(self):
+        return [self.key.key]
+
+    @property
+    def name(self):
+        return self.key.key.name
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server_port}/a/prefix"
+
+
+class _PuppetHandler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.asked.append(body)
+        self.server.answer(self, body)
+
+    def do_GET(self):
+        self.server.answer(self, None)
+
+    def say(self, status, body, content_type="text/plain"):
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+class WitnessedLog(Installation):
+    """A log on disk whose policy asks for cosignatures."""
+
+    def require(self, rule, *witnesses, first_size=0):
+        """Put witnesses into the policy, one key each, and a quorum of them: `rule` is all, any or a number."""
+        plain = self.plain_policy()
+        lines = [f"witness w{at} {witness.keys[0]} {witness.url}" for at, witness in enumerate(witnesses)]
+        members = " ".join(f"w{at}" for at in range(len(witnesses)))
+        lines += [f"# tally-quorum {first_size}", f"group g {rule} {members}", "quorum g", ""]
+        text = plain.replace("quorum none\n", "\n".join(lines))
+        Folder(self.keyring.folder).replace("policy", text.encode())
+        self.keyring = load_keyring(self.keyring.folder)
+
+    def plain_policy(self):
+        """The policy as a witness needs it: the log's keys."""
+        starts = ("# tally-range", "# tally-certificate", "log ")
+        kept = [line for line in self.policy_path.read_text().split("\n") if line.startswith(starts)]
+        return "\n".join([*kept, "quorum none", ""])
+
+    @property
+    def published(self):
+        return self.folder.read("checkpoint")
+
+    def size(self):
+        return self.policy().open("checkpoint", self.published).checkpoint.tree_size
+
+
+def grow(writer, size, *, now_ms=NOV_21, until=None):
+    """Append up to a size and sign until a checkpoint over it, or over `until`, is published."""
+    writer.append(events(writer.tree_size, size))
+    wait_for(writer, size if until is None else until, now_ms=now_ms)
+
+
+def wait_for(writer, size, *, now_ms=NOV_21):
+    deadline = time.monotonic() + 30
+    while writer.signed.tree_size < size:
+        writer.sign(now_ms)
+        assert time.monotonic() < deadline, f"{writer.witnesses()}"
+        time.sleep(0.002)
 
 
 LOG = SmallLog()
