@@ -23,6 +23,7 @@ from adapters.jetstream.reader import history, stream_info
 from bus import subjects
 from bus.errors import BusError
 from simulations.chaos_check import check
+from simulations.chaos_network import Network
 from simulations.chaos_processes import Processes, cluster_leader, cont, stop
 from simulations.chaos_recording import Recording, Verdict, takeovers
 from simulations.chaos_schedule import Fault, Plan, duration_s, schedule
@@ -85,13 +86,18 @@ class Result(NamedTuple):
 async def run(plan: Plan, seed: int, folder: Path, say: Say) -> Result:
     """Carry a plan out in an empty folder and judge it; what was recorded stays there as `<tenant>.recording`."""
     began = time.monotonic()
-    processes = Processes(folder, nodes=plan.nodes, workers=plan.workers)
+    network = Network(plan.nodes) if plan.nodes > 1 else None
+    processes = Processes(folder, network=network, workers=plan.workers)
     try:
+        if network is not None:
+            await network.open()
         await asyncio.to_thread(processes.start)
         recordings, struck, restarted = await _under_load(processes, plan, seed, say)
         fenced = processes.fenced()
     finally:
         await asyncio.to_thread(processes.close)
+        if network is not None:
+            await network.close()
     for recording in recordings:
         (folder / f"{recording.tenant}.recording").write_bytes(msgspec.msgpack.encode(recording))
     verdicts = [await asyncio.to_thread(check, recording) for recording in recordings]
@@ -216,6 +222,16 @@ async def _carry_out(
     stopped = node.child
     at_ms = time.time_ns() // 1_000_000
     name = node.directory.name
+    network = processes.network
+    if fault.kind.startswith("cut") and network is not None:
+        silently = bool(fault.victim % 2)
+        network.cut(index, with_clients=fault.kind == "cut node", silently=silently)
+        how = "silently" if silently else "openly"
+
+        async def mend() -> None:
+            network.mend(index)
+
+        return (f"{name}, {how}", at_ms), mend
     if fault.kind.startswith("stop"):
         stop(stopped)
         return (name, at_ms), lambda: asyncio.to_thread(cont, stopped)

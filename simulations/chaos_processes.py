@@ -13,19 +13,19 @@ from typing import Any, Final
 from adapters import embedded_probe
 from adapters.embedded_process import Child
 from adapters.embedded_servers import MAX_PAYLOAD, NatsServer, find_nats_server
+from simulations.chaos_network import Network
 
 READY_WITHIN_S: Final = 30.0
 FENCED_WORDS: Final = "was written by another worker"
 
 
 class Node(NatsServer):
-    """One node of a cluster on loopback."""
+    """One node of a cluster on loopback; everybody reaches it through the network's links."""
 
-    def __init__(self, folder: Path, number: int, ports: list[int]) -> None:
+    def __init__(self, folder: Path, number: int, network: Network) -> None:
         super().__init__(folder / f"n{number}", folder / f"n{number}.log", fixed_port=None, keep_open=())
-        self.node_name = f"n{number}"
-        self._route = ports[number]
-        self._routes = ports
+        self._number = number
+        self._network = network
 
     def launch(self) -> None:
         """Start it without waiting: JetStream serves once several of them stand."""
@@ -33,15 +33,19 @@ class Node(NatsServer):
         self._spawn_on(embedded_probe.free_port())
 
     def argv(self, port: int) -> list[str]:
-        """Return how it is started; a route to itself is seen and dropped by the server."""
+        """Return how it is started."""
+        host, network = embedded_probe.HOST, self._network
+        network.client_ports[self._number] = port
         config = self.directory / "nats-server.conf"
-        routes = ", ".join(f'"nats://{embedded_probe.HOST}:{route}"' for route in self._routes)
+        routes = ", ".join(f'"nats://{host}:{route}"' for route in network.routes_of(self._number))
         config.write_text(
-            f'listen: "{embedded_probe.HOST}:{port}"\n'
-            f"server_name: {self.node_name}\n"
+            f'listen: "{host}:{port}"\n'
+            f'client_advertise: "{host}:{network.clients_of(self._number)}"\n'
+            f"server_name: n{self._number}\n"
             f"max_payload: {MAX_PAYLOAD}\n"
             f"jetstream {{ store_dir: {json.dumps(str(self.directory), ensure_ascii=False)}, sync_interval: always }}\n"
-            f'cluster {{ name: chaos, listen: "{embedded_probe.HOST}:{self._route}", routes: [{routes}] }}\n',
+            f'cluster {{ name: chaos, listen: "{host}:{network.route_ports[self._number]}",\n'
+            f'  advertise: "{host}:{network.nowhere}", routes: [{routes}] }}\n',
             encoding="utf-8",
         )
         return [str(find_nats_server()), "--config", str(config)]
@@ -50,28 +54,29 @@ class Node(NatsServer):
 class Processes:
     """All of them; `close` leaves none behind."""
 
-    def __init__(self, folder: Path, *, nodes: int, workers: int) -> None:
+    def __init__(self, folder: Path, *, network: Network | None, workers: int) -> None:
         self._folder = folder
         self.nodes: list[NatsServer] = []
         self.workers: list[Child] = []
-        self._nodes_wanted = nodes
+        self.network = network
         self._workers_wanted = workers
         self._logs: list[Path] = []
 
     @property
     def urls(self) -> list[str]:
         """Where clients connect."""
-        return [node.url for node in self.nodes]
+        if self.network is None:
+            return [node.url for node in self.nodes]
+        return [f"nats://{embedded_probe.HOST}:{self.network.clients_of(at)}" for at in range(len(self.nodes))]
 
     def start(self) -> None:
         """Start the servers; they answer when this returns."""
-        if self._nodes_wanted == 1:
+        if self.network is None:
             server = NatsServer(self._folder / "nats", self._folder / "nats.log", fixed_port=None, keep_open=())
             self.nodes = [server]
             server.start()
             return
-        ports = [embedded_probe.free_port() for _ in range(self._nodes_wanted)]
-        cluster = [Node(self._folder, number, ports) for number in range(self._nodes_wanted)]
+        cluster = [Node(self._folder, number, self.network) for number in range(len(self.network.route_ports))]
         self.nodes = [*cluster]
         for node in cluster:
             node.launch()

@@ -5,7 +5,10 @@ from __future__ import annotations
 import random
 from typing import Final, Literal, NamedTuple
 
-Kind = Literal["kill worker", "kill server", "stop worker", "kill leader", "stop leader", "stop node"]
+Kind = Literal[
+    "kill worker", "kill server", "stop worker", "kill leader", "stop leader", "stop node",
+    "cut leader", "cut routes", "cut node",
+]  # fmt: skip
 
 #: Kind of fault -> (shortest, longest) time in seconds after which what was struck comes back.
 BACK_AFTER_S: Final[dict[Kind, tuple[float, float]]] = {
@@ -15,6 +18,9 @@ BACK_AFTER_S: Final[dict[Kind, tuple[float, float]]] = {
     "kill leader": (1.0, 6.0),
     "stop leader": (5.0, 12.0),
     "stop node": (5.0, 12.0),
+    "cut leader": (6.0, 14.0),
+    "cut routes": (6.0, 14.0),
+    "cut node": (6.0, 14.0),
 }
 #: Kind of fault -> (shortest, longest) time in seconds until the next one strikes.
 NEXT_AFTER_S: Final[dict[Kind, tuple[float, float]]] = {
@@ -24,6 +30,9 @@ NEXT_AFTER_S: Final[dict[Kind, tuple[float, float]]] = {
     "kill leader": (8.0, 14.0),
     "stop leader": (16.0, 20.0),
     "stop node": (16.0, 20.0),
+    "cut leader": (18.0, 22.0),
+    "cut routes": (18.0, 22.0),
+    "cut node": (18.0, 22.0),
 }
 
 
@@ -64,7 +73,15 @@ LONG: Final = (
     Plan("one server", {"kill worker": 50, "kill server": 20, "stop worker": 6}, workers=3, nodes=1, rate=150),
     Plan(
         "three nodes",
-        {"kill leader": 6, "stop leader": 3, "stop node": 3, "kill worker": 4},
+        {
+            "kill leader": 6,
+            "stop leader": 2,
+            "stop node": 2,
+            "kill worker": 4,
+            "cut leader": 3,
+            "cut routes": 3,
+            "cut node": 3,
+        },
         workers=3,
         nodes=3,
         rate=150,
