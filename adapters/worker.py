@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Iterable
 from typing import Final
 
+import msgspec
 import nats.errors
 from nats.aio.client import Client
 from nats.nuid import NUID
@@ -15,12 +17,13 @@ from adapters.jetstream import streams
 from adapters.jetstream.append import BatchPublisher
 from adapters.jetstream.connection import connect
 from adapters.jetstream.dead_letters import JetStreamDeadLetters
-from adapters.jetstream.membership import BEAT_S, Membership, share
+from adapters.jetstream.membership import BEAT_S, Membership
 from adapters.jetstream.snapshots import JetStreamSnapshots, SharedTail
 from adapters.jetstream.store import JetStreamCommands, JetStreamEventStore, JetStreamOutbox
-from bus.errors import BusError, StoreUnavailable, WrongStream
+from bus.errors import BusError, WrongStream
 from bus.partition import ForeignLocks, Partition
 from bus.restoring import Restorer
+from bus.sharing import Member, shares
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +35,8 @@ RAN_WELL_S: Final = 10.0
 #: What a partition meets when the server is away; anything else is logged with its traceback.
 EXPECTED: Final = (BusError, nats.errors.Error, TimeoutError, OSError)
 STOP_PATIENCE_S: Final = 10.0
+#: A partition that another has in hand is started all the same after so long: its owner may hang (the fence decides).
+WAIT_MAX_S: Final = 15.0
 
 
 def now_ms() -> int:
@@ -51,6 +56,12 @@ class Worker:
         self._new_id = NUID()
         self.worker_id = self._id()
         self._running: dict[tuple[str, int], tuple[Partition, asyncio.Task[None]]] = {}
+        self._ending: dict[tuple[str, int], asyncio.Task[None]] = {}
+        #: Partitions that fall to us and are in another's hand, and since when.
+        self._waiting_since: dict[tuple[str, int], float] = {}
+        self._changed = asyncio.Event()
+        self._is_leaving = False
+        self._has_left = False
         self._locks: dict[str, ForeignLocks] = {}
         self._purged: dict[tuple[str, int], int] = {}
         self._tenants: dict[str, streams.Tenant] = {}
@@ -61,41 +72,75 @@ class Worker:
     async def run(self, stop: asyncio.Event, ready: asyncio.Event) -> None:
         """Join, decide, and hand over at once when `stop` is set."""
         client = await connect(self._nats_url, f"tally-worker-{self.worker_id}")
-        membership = Membership(client, self.worker_id, self._only_tenants)
+        membership = Membership(client, self.worker_id)
         try:
-            await membership.join()
-            while not stop.is_set():
+            await membership.join(self._said())
+            async with asyncio.TaskGroup() as group:
+                beside = [group.create_task(self._beat(membership)), group.create_task(self._purge(client))]
                 try:
-                    await self._tend(client, membership)
-                    ready.set()
-                except (BusError, nats.errors.Error, TimeoutError) as err:
-                    log.warning("worker %s: %s", self.worker_id, err)
-                await _wait(stop, BEAT_S)
+                    await self._tend_until(stop, ready, client, membership)
+                finally:
+                    await self._hand_over(membership)
+                    self._has_left = True
+                    for task in beside:  # a request whose answer comes at this moment swallows it: see `_has_left`
+                        task.cancel()
         finally:
-            await self._hand_over(membership)
             await client.close()
 
     def of(self, tenant: str) -> set[int]:
         """The partitions of a tenant that run here now."""
         return {number for name, number in self._running if name == tenant}
 
+    def _said(self) -> Member:
+        """What the others may know of us."""
+        serves = None if self._only_tenants is None else tuple(sorted(self._only_tenants))
+        runs, ends = _by_tenant(self._running), _by_tenant(self._ending)
+        return Member(serves=serves, runs=runs, ends=ends, is_leaving=self._is_leaving)
+
+    async def _beat(self, membership: Membership) -> None:
+        """Be seen every second, and at once when there is something to say, whatever else takes its time."""
+        while not self._has_left:
+            try:
+                await membership.beat(self._said())
+            except EXPECTED as err:
+                log.warning("worker %s is not seen: %s", self.worker_id, err)
+            await _first_of(self._changed)
+
+    async def _tend_until(
+        self, stop: asyncio.Event, ready: asyncio.Event, client: Client, membership: Membership
+    ) -> None:
+        """Look after everything every second, and at once when another worker has something to say."""
+        while not stop.is_set():
+            try:
+                await self._tend(client, membership)
+                ready.set()
+            except EXPECTED as err:
+                log.warning("worker %s: %s", self.worker_id, err)
+            await _first_of(stop, membership.news)
+
     async def _tend(self, client: Client, membership: Membership) -> None:
-        """Be seen, start and stop partitions as they fall to us, purge what is decided."""
-        await membership.beat()
-        members = await membership.members()
+        """Start and stop partitions as they fall to us; one that another has in hand still is waited for."""
+        is_away = membership.is_away
+        others = await membership.members()
         await self._find_tenants(client)
+        ours = msgspec.structs.replace(self._said(), is_away=is_away)
+        members = {**others, self.worker_id: ours}
         wanted = {
             (name, number)
             for name, tenant in self._tenants.items()
-            for number in share(tenant.partitions, name, members, self.worker_id)
+            for number, worker_id in shares(tenant.partitions, name, members).items()
+            if worker_id == self.worker_id
         }
-        for key in set(self._running) - wanted:
-            partition, task = self._running.pop(key)
-            partition.stop()
-            await _ended(task)
-        for key in wanted - set(self._running):
-            self._start(client, *key)
-        await self._purge(client)
+        for key in self._running.keys() - wanted:
+            self._end(key)
+        missing = wanted - self._running.keys() - self._ending.keys()
+        self._waiting_since = {key: self._waiting_since.get(key, time.monotonic()) for key in missing}
+        for key in missing:
+            is_taken = any(member.has(*key) for member in others.values())
+            if not is_taken or time.monotonic() - self._waiting_since[key] > WAIT_MAX_S:
+                self._start(client, *key)
+        if is_away:
+            membership.come_back()
 
     async def _find_tenants(self, client: Client) -> None:
         """Learn of new tenants; one whose streams are not as they must be is refused and does not stop the others."""
@@ -128,6 +173,22 @@ class Worker:
             new_id=self._id,
         )
         self._running[tenant, number] = partition, asyncio.create_task(_keep_running(partition))
+        self._changed.set()
+
+    def _end(self, key: tuple[str, int]) -> None:
+        """Let a partition come to its end; the others see when it has."""
+        partition, task = self._running.pop(key)
+        partition.stop()
+        self._ending[key] = asyncio.create_task(self._ended(key, task))
+        self._changed.set()
+
+    async def _ended(self, key: tuple[str, int], task: asyncio.Task[None]) -> None:
+        _, pending = await asyncio.wait({task}, timeout=STOP_PATIENCE_S)
+        for late in pending:
+            late.cancel()
+            await asyncio.wait({late})
+        del self._ending[key]
+        self._changed.set()
 
     def _publisher(self, client: Client) -> BatchPublisher:
         if self._batches is None:
@@ -138,21 +199,29 @@ class Worker:
         return self._new_id.next().decode()
 
     async def _purge(self, client: Client) -> None:
-        for (tenant, number), (partition, _) in self._running.items():
-            seq = partition.decided_seq
-            if seq > self._purged.get((tenant, number), 0):
-                await JetStreamCommands(client, tenant).purge(number, seq)
-                self._purged[tenant, number] = seq
+        """Remove from the command streams what is decided, every second."""
+        while not self._has_left:
+            await asyncio.sleep(BEAT_S)
+            for (tenant, number), (partition, _) in list(self._running.items()):
+                seq = partition.decided_seq
+                if seq > self._purged.get((tenant, number), 0):
+                    try:
+                        await JetStreamCommands(client, tenant).purge(number, seq)
+                    except EXPECTED as err:
+                        log.warning("worker %s: %s", self.worker_id, err)
+                        break
+                    self._purged[tenant, number] = seq
 
     async def _hand_over(self, membership: Membership) -> None:
-        running, self._running = self._running, {}
-        for partition, _ in running.values():
-            partition.stop()
-        for _, task in running.values():
-            await _ended(task)
+        """End every partition; each is free for the others as soon as it has come to its end."""
+        self._is_leaving = True
+        for key in list(self._running):
+            self._end(key)
+        self._changed.set()
+        await asyncio.gather(*self._ending.values())
         try:
-            await membership.leave()
-        except StoreUnavailable as err:
+            await membership.beat(self._said())
+        except EXPECTED as err:
             log.warning("worker %s leaves without saying so: %s", self.worker_id, err)
 
 
@@ -175,14 +244,19 @@ async def _keep_running(partition: Partition) -> None:
             return
 
 
-async def _ended(task: asyncio.Task[None]) -> None:
-    _, pending = await asyncio.wait({task}, timeout=STOP_PATIENCE_S)
-    for late in pending:
-        late.cancel()
-
-
-async def _wait(stop: asyncio.Event, seconds: float) -> None:
+async def _first_of(*events: asyncio.Event) -> None:
+    """Wait until one of the events is set, a beat at most; the last one is cleared."""
+    waiting = [asyncio.ensure_future(event.wait()) for event in events]
     try:
-        await asyncio.wait_for(stop.wait(), seconds)
-    except TimeoutError:
-        return
+        await asyncio.wait(waiting, timeout=BEAT_S, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for each in waiting:
+            each.cancel()
+        events[-1].clear()
+
+
+def _by_tenant(keys: Iterable[tuple[str, int]]) -> dict[str, tuple[int, ...]]:
+    found: dict[str, tuple[int, ...]] = {}
+    for tenant, number in sorted(keys):
+        found[tenant] = (*found.get(tenant, ()), number)
+    return found

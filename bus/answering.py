@@ -1,4 +1,4 @@
-"""From the answers of a stored batch to the outcomes that senders hear, and the refusals that are remembered."""
+"""From the answers of a stored batch to the outcomes that senders hear."""
 
 from __future__ import annotations
 
@@ -10,34 +10,11 @@ from bus.batch import Accepted, Answer, Batch, ParkedAnswer, RefusedAnswer, Repe
 from bus.envelope import Recorded
 from bus.ports import Delivery, EventStore
 
-REFUSALS_KEPT_MS: Final = 24 * 3600 * 1000
 #: No command leads to more events than this; a duplicate's original outcome is found within so many.
 EVENTS_PER_COMMAND_MAX: Final = 8
 #: Events that one read brings at most, and how many of them may be in vain for each that is wanted.
 READ_AT_ONCE: Final = 1_000
 CLOSE_TOGETHER: Final = 40
-
-
-class Refusals:
-    """What was refused within the last day: the same command id gets the same answer."""
-
-    def __init__(self) -> None:
-        self._by_id: dict[str, tuple[str, str, int]] = {}
-
-    def get(self, command_id: str) -> tuple[str, str] | None:
-        """Code and message of an earlier refusal."""
-        found = self._by_id.get(command_id)
-        return None if found is None else found[:2]
-
-    def remember(self, refused: Sequence[tuple[int, str, str, str]], now_ms: int) -> None:
-        """Take in what an inbox event names; forget what is older than a day."""
-        for _, command_id, code, message in refused:
-            self._by_id[command_id] = (code, message, now_ms)
-        while self._by_id:
-            oldest = next(iter(self._by_id))
-            if now_ms - self._by_id[oldest][2] <= REFUSALS_KEPT_MS:
-                return
-            del self._by_id[oldest]
 
 
 async def outcomes_of(

@@ -56,15 +56,22 @@ class MemoryEventStore:
                 found[owner].append(Recorded(seq, body))
         return found
 
-    async def since(self, after_seq: int, is_own: Callable[[str], bool]) -> Stretch:
+    async def last_seq(self) -> int:
+        """The sequence of the last event of the stream, 0 without one."""
+        return len(self.events)
+
+    async def since(self, after_seq: int, partition: int, is_own: Callable[[str], bool]) -> Stretch:
         """Events after a sequence by owner: the store is its own `bus.ports.Tail`."""
         found: dict[str, list[Recorded]] = {}
+        decided: list[Recorded] = []
         end_seq = min(len(self.events), after_seq + self.stretch)
         for at, (subject, body) in enumerate(self.events[after_seq:end_seq], after_seq + 1):
             _, _, _, aggregate, owner = subject.split(".")
-            if aggregate != subjects.INBOX and is_own(owner):
+            if aggregate == subjects.INBOX:
+                decided += [Recorded(at, body)] if owner == str(partition) else []
+            elif is_own(owner):
                 found.setdefault(owner, []).append(Recorded(at, body))
-        return Stretch(found, end_seq, is_last=end_seq == len(self.events))
+        return Stretch(found, decided, end_seq, is_last=end_seq == len(self.events))
 
     async def inbox_head(self, partition: int) -> InboxHead | None:
         """The last inbox event of a partition, None before the first."""

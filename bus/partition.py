@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Coroutine
 from contextlib import AsyncExitStack
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 from bus import subjects
-from bus.answering import REFUSALS_KEPT_MS, Refusals, outcomes_of
+from bus.answering import outcomes_of
 from bus.batch import MESSAGES_MAX, Batch, BatchFull, RefusedAnswer
 from bus.errors import Conflict, OutcomeUnknown
 from bus.owners import Owner, OwnerCache
@@ -93,10 +93,9 @@ class Partition:
         self._foreign: dict[str, Owner] = {}
         self._is_incomplete = False
         self.is_stopping = False
-        self._taking: asyncio.Future[list[Delivery]] | None = None
+        self._taking: asyncio.Future[Any] | None = None
         self._contended: set[Key] = set()
         self._head: InboxHead | None = None
-        self._refusals = Refusals()
 
     @property
     def _head_seq(self) -> int:
@@ -110,7 +109,8 @@ class Partition:
     async def run(self) -> None:
         """Take, decide, commit, answer, until `stop` is called."""
         while not self.is_stopping:
-            await self.take_over()
+            if not await self._is_done(self.take_over()):
+                return
             source = await self._commands.open(self.number, self.decided_seq)
             try:
                 await self._follow(source)
@@ -123,22 +123,32 @@ class Partition:
             await self.snapshot()
 
     def stop(self) -> None:
-        """Let `run` return: at once when it waits for commands, else when the current batch is answered."""
+        """Let `run` return: at once when it takes over or waits for commands, else when the batch is answered."""
         self.is_stopping = True
         if self._taking is not None:
             self._taking.cancel()
+
+    async def _is_done(self, work: Coroutine[Any, Any, None]) -> bool:
+        """Whether the work came to its end before `stop` was called."""
+        self._taking = asyncio.ensure_future(work)
+        try:
+            await self._taking
+        except asyncio.CancelledError:
+            if not self.is_stopping:
+                raise
+            return False
+        else:
+            return True
+        finally:
+            self._taking = None
 
     async def take_over(self) -> None:
         """Read where the partition stands: its inbox, whom it has refused lately, who has a history."""
         self._head = await self._store.inbox_head(self.number)
         self.decided_seq = 0 if self._head is None else self._head.decided.last_seq
-        now_ms = self._now_ms()
-        self._refusals = Refusals()
-        for decided in await self._store.inbox_since(self.number, now_ms - REFUSALS_KEPT_MS):
-            self._refusals.remember(decided.refused, now_ms)
         await self._poison.take_over(self._is_own)
         self._foreign.clear()
-        self._own.restart(await self._restorer.take_over(self._is_own))
+        self._own.restart(await self._restorer.take_over(self._is_own, self._now_ms()))
 
     async def _follow(self, source: CommandSource) -> None:
         deliveries: list[Delivery] = []
@@ -157,11 +167,13 @@ class Partition:
         try:
             while not (await asyncio.wait({self._taking}, timeout=IDLE_S))[0]:
                 await self.snapshot()
-            return await self._taking
+            found: list[Delivery] = await self._taking
         except asyncio.CancelledError:
             if not self.is_stopping:
                 raise
             return []
+        else:
+            return found
         finally:
             self._taking = None
 
@@ -297,7 +309,7 @@ class Partition:
         else:
             command_id = task.request.id
             subject = f"{task.request.target.aggregate}/{task.request.target.id}"
-        earlier = self._refusals.get(command_id) or batch.refused(command_id)
+        earlier = self._restorer.refusals.get(command_id) or batch.refused(command_id)
         if earlier is not None:
             batch.answers.append(RefusedAnswer(command_id, subject, *earlier))
         elif isinstance(task, RefusedAnswer):
@@ -336,7 +348,7 @@ class Partition:
         self._head = batch.head(first_seq)
         self.decided_seq = deliveries[-1].stream_seq
         self._poison.forget_tries()
-        self._refusals.remember(batch.refusals, self._now_ms())
+        self._restorer.refusals.remember(batch.refusals, self._now_ms())
         return first_seq
 
     async def _refresh(self, batch: Batch, keys: Collection[Key]) -> bool:

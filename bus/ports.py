@@ -69,9 +69,10 @@ class EventStore(Protocol):
 
 
 class Stretch(NamedTuple):
-    """Events by owner up to a sequence; `is_last` when the stream ended there."""
+    """Events by owner, and a partition's inbox events, up to a sequence; `is_last` when the stream ended there."""
 
     by_owner: dict[str, list[Recorded]]
+    decided: list[Recorded]
     end_seq: int
     is_last: bool
 
@@ -79,12 +80,15 @@ class Stretch(NamedTuple):
 class Tail(Protocol):
     """The newest part of the event stream, read once for all partitions of a process."""
 
-    async def since(self, after_seq: int, is_own: Callable[[str], bool]) -> Stretch:
-        """Events after a sequence by owner, for the owners asked for; at most a stretch of them at once."""
+    async def last_seq(self) -> int:
+        """The sequence of the last event of the stream, 0 without one."""
+
+    async def since(self, after_seq: int, partition: int, is_own: Callable[[str], bool]) -> Stretch:
+        """Events after a sequence, of the partition's inbox and of the owners asked for; at most a stretch of them."""
 
 
 class SnapshotStore(Protocol):
-    """Bodies by owner, one each, and a watermark for each partition."""
+    """Bodies by owner (or by a name that begins with `$`), one each, and a watermark for each partition."""
 
     async def watermark(self, partition: int) -> tuple[int, bytes] | None:
         """Sequence and body of a partition's watermark."""

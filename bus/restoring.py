@@ -8,9 +8,11 @@ from typing import Final
 
 from bus import snapshots
 from bus.envelope import Recorded
-from bus.errors import AppendRefused, OutcomeUnknown
+from bus.errors import AppendRefused, OutcomeUnknown, StoreUnavailable
 from bus.owners import Owner, advance
 from bus.ports import EventStore, SnapshotStore, Tail
+from bus.refusals import KEPT_MS, Refusals
+from domain.values import to_ms
 
 log = logging.getLogger(__name__)
 
@@ -18,6 +20,12 @@ log = logging.getLogger(__name__)
 SNAPSHOTS_AT_ONCE: Final = 900
 #: While commands keep coming, snapshots wait until the stream has gone on by so many events.
 BEHIND_MAX: Final = 500_000
+#: At every tenth look without anything to write, the watermark follows a stream that went on by so many events.
+KEEP_UP_EVERY: Final = 10
+KEEP_UP_EVENTS: Final = 20_000
+#: What is kept beside snapshots under names that no owner can have.
+NO_OWNER: Final = "$"
+REFUSED: Final = "$refused-"
 #: Owners of the tail that one call of `snapshot` brings into snapshots.
 TAIL_AT_ONCE: Final = 500
 
@@ -35,31 +43,52 @@ class Restorer:
         self._store = store
         self._snapshots = snapshot_store
         self._tail_source = tail
+        #: What was refused lately, complete once the partition is taken over.
+        self.refusals = Refusals(partition)
         self._fence_seq = 0
         self._complete_to = 0
+        self._rests = 0
         self._is_failing = False
         self._kept: set[str] = set()
         self._tail: dict[str, list[Recorded]] = {}
         self._by_history: set[str] = set()
         self._dirty: dict[str, Owner | None] = {}
 
-    async def take_over(self, is_own: Callable[[str], bool]) -> Iterable[str]:
+    async def take_over(self, is_own: Callable[[str], bool], now_ms: int) -> Iterable[str]:
         """Fence the worker before, find the snapshots, read the tail; returns everybody who has a history."""
         found = await self._snapshots.watermark(self._partition)
-        self._fence_seq, self._complete_to = (
-            (0, 0) if found is None else (found[0], snapshots.decode_watermark(found[1]))
-        )
+        self._fence_seq, body = found or (0, b"")
+        watermark = snapshots.decode_watermark(self._partition, body)
+        self._complete_to = watermark.stream_seq
         self._dirty.clear()
         self._by_history.clear()
-        await self._write([])
-        self._kept = set(await self._snapshots.owners(self._partition))
+        await self._write([], watermark.refusals)
+        await self._restore_refusals(watermark.refusals, now_ms)
+        every = await self._snapshots.owners(self._partition)
+        self._kept = {owner_id for owner_id in every if not owner_id.startswith(NO_OWNER)}
         while True:
-            self._tail, end_seq, is_last = await self._tail_source.since(self._complete_to, is_own)
-            if is_last:
+            stretch = await self._tail_source.since(self._complete_to, self._partition, is_own)
+            self._tail = stretch.by_owner
+            for record in stretch.decided:
+                self.refusals.remember(record.data.refused, to_ms(record.event.recordedtime))
+            if stretch.is_last:
                 return self._kept | self._tail.keys()
             while self._tail:
                 await self.load(list(self._tail)[:TAIL_AT_ONCE])
-            await self._write_dirty(end_seq)
+            await self._write_dirty(stretch.end_seq)
+
+    async def _restore_refusals(self, slots: Collection[int] | None, now_ms: int) -> None:
+        """Take in the refusals that were kept, or a day of the inbox where they were not; the tail tells the rest."""
+        self.refusals = Refusals(self._partition)
+        if slots is not None:
+            names = {f"{REFUSED}{slot}": slot for slot in slots}
+            bodies = await self._snapshots.load(self._partition, names) if names else {}
+            if self.refusals.restore(slots, {names[name]: body for name, body in bodies.items()}):
+                return
+            log.warning("refusals of partition %d are not all there; its inbox tells them", self._partition)
+        self.refusals = Refusals(self._partition)
+        for decided in await self._store.inbox_since(self._partition, now_ms - KEPT_MS):
+            self.refusals.remember(decided.refused, now_ms)
 
     async def load(self, owner_ids: Collection[str]) -> dict[str, Owner | Exception]:
         """Restore owners; one whose history cannot be read comes as what went wrong."""
@@ -118,12 +147,13 @@ class Restorer:
         """Write every owner that has gone on since the last time; the batch that ends at `head_seq` is the last."""
         if self._tail:
             await self.load(list(self._tail)[:TAIL_AT_ONCE])
-        if not self._dirty:
-            return
         dirty = self._dirty
         try:
-            await self._write_dirty(head_seq)
-        except (AppendRefused, OutcomeUnknown) as err:
+            if dirty or head_seq > self._complete_to:
+                await self._write_dirty(head_seq)
+            else:
+                await self._keep_up(head_seq)
+        except (AppendRefused, OutcomeUnknown, StoreUnavailable) as err:
             self._dirty = {**dirty, **self._dirty}
             if not self._is_failing:  # an overtaken worker would say it every second until it is told to stop
                 log.warning("snapshots of partition %d were not written: %s", self._partition, err)
@@ -131,21 +161,44 @@ class Restorer:
         else:
             self._is_failing = False
 
+    async def _keep_up(self, head_seq: int) -> None:
+        """While others fill the stream and we have nothing to decide, nothing of it is our tail."""
+        self._rests += 1
+        if self._rests % KEEP_UP_EVERY or self._tail:
+            return
+        last_seq = await self._tail_source.last_seq()
+        if last_seq - self._complete_to < KEEP_UP_EVENTS:
+            return
+        head = await self._store.inbox_head(self._partition)
+        if (head.stream_seq if head else 0) == head_seq:
+            self._complete_to = last_seq
+            await self._write([], self.refusals.slots)
+
     async def _write_dirty(self, head_seq: int) -> None:
-        """Write who has gone on; with no tail left, snapshots are complete up to `head_seq`."""
+        """Write who has gone on, and what was refused; with no tail left, both are complete up to `head_seq`."""
         dirty, self._dirty = self._dirty, {}
-        every = [(owner_id, snapshots.encode(owner)) for owner_id, owner in dirty.items()]
+        refused = self.refusals.unkept()
+        every = [(f"{REFUSED}{unkept.slot}", unkept.body) for unkept in refused]
+        every += [(owner_id, snapshots.encode(owner)) for owner_id, owner in dirty.items()]
+        slots = self.refusals.slots
         for start in range(0, len(every), SNAPSHOTS_AT_ONCE):
-            await self._write(every[start : start + SNAPSHOTS_AT_ONCE])
+            await self._write(every[start : start + SNAPSHOTS_AT_ONCE], slots)
+        for unkept in refused:
+            unkept.is_kept()
         self._kept |= dirty.keys()
         self._by_history -= dirty.keys()
         if not self._tail:
             self._complete_to = max(self._complete_to, head_seq)
-            await self._write([])
+            await self._write([], slots)
 
-    async def _write(self, bodies: list[tuple[str, bytes]]) -> None:
-        watermark = snapshots.encode_watermark(self._partition, self._complete_to)
-        self._fence_seq = await self._snapshots.write(self._partition, bodies, watermark, self._fence_seq)
+    async def _write(self, bodies: list[tuple[str, bytes]], slots: Collection[int] | None) -> None:
+        watermark = snapshots.Watermark(
+            partition=self._partition,
+            stream_seq=self._complete_to,
+            refusals=None if slots is None else tuple(slots),
+        )
+        body = snapshots.encode_watermark(watermark)
+        self._fence_seq = await self._snapshots.write(self._partition, bodies, body, self._fence_seq)
 
 
 def advanced(owner: Owner, records: Iterable[Recorded]) -> Owner | Exception:

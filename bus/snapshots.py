@@ -20,7 +20,9 @@ from domain.token import TokenState
 FORMAT: Final = "owner-snapshot/2"
 #: In place of the format: there is a history, read that.
 HISTORY: Final = "owner-history/1"
-WATERMARK_FORMAT: Final = "snapshot-watermark/1"
+WATERMARK_FORMAT: Final = "snapshot-watermark/2"
+#: Without `refusals`: the inbox tells them.
+WATERMARK_FORMAT_1: Final = "snapshot-watermark/1"
 #: Somebody who has sent more commands than this is restored from history: a body must stay small.
 KNOWN_MAX: Final = 1_000
 
@@ -60,11 +62,15 @@ class OwnerSnapshot(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
 
 class Watermark(msgspec.Struct, frozen=True, kw_only=True):
-    """Up to `stream_seq` of the event stream a partition's snapshots are complete."""
+    """Up to `stream_seq` of the event stream a partition's snapshots are complete, and its refusals.
 
-    format: str
+    `refusals` are the slots of the latter, the oldest first; None when they are not kept.
+    """
+
+    format: str = WATERMARK_FORMAT
     partition: int
     stream_seq: int
+    refusals: tuple[int, ...] | None = None
 
 
 _KINDS: Final[dict[str, Any]] = {"player": PlayerActor, "token": TokenActor, "quest": QuestActor}
@@ -102,15 +108,16 @@ def decode(body: bytes) -> Owner | None:
     return owner
 
 
-def encode_watermark(partition: int, stream_seq: int) -> bytes:
+def encode_watermark(watermark: Watermark) -> bytes:
     """The body of a watermark."""
-    return _encoder.encode(Watermark(format=WATERMARK_FORMAT, partition=partition, stream_seq=stream_seq))
+    return _encoder.encode(watermark)
 
 
-def decode_watermark(body: bytes) -> int:
-    """The sequence that a watermark names; 0 when it cannot be read: then everything is tail."""
+def decode_watermark(partition: int, body: bytes) -> Watermark:
+    """What a watermark says; one that cannot be read says nothing: then everything is tail."""
     try:
-        watermark = _watermark_decoder.decode(body)
+        found = _watermark_decoder.decode(body)
     except msgspec.MsgspecError:
-        return 0
-    return watermark.stream_seq if watermark.format == WATERMARK_FORMAT else 0
+        return Watermark(partition=partition, stream_seq=0)
+    is_known = found.format in {WATERMARK_FORMAT, WATERMARK_FORMAT_1} and found.partition == partition
+    return found if is_known else Watermark(partition=partition, stream_seq=0)

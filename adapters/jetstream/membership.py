@@ -1,41 +1,73 @@
-"""Which workers there are: each says so every second in a stream that forgets after a few (a hint, never a right)."""
+"""Which workers there are, and what each runs: each says so every second (a hint, never a right).
+
+A beat goes into a stream that forgets it after a few seconds, and everybody hears it at once. Only who can have a beat
+stored is seen: a worker that is cut off from the servers' majority is not. Whoever has fallen silent is asked; of a
+process that was killed the server knows that nobody listens any more.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable
 from typing import Final
 
+import msgspec
 import nats.errors
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 
 from adapters.jetstream.connection import api
 from adapters.jetstream.reader import direct_get
 from bus.errors import WrongStream
+from bus.sharing import FORMAT, Member
 
 STREAM: Final = "TALLY_WORKERS"
 _PREFIX: Final = "tally.workers."
+_ALIVE: Final = "tally.alive."
 BEAT_S: Final = 1.0
 FORGOTTEN_AFTER_S: Final = 4.0
+#: Whoever was not heard for so long is asked whether he is there.
+SILENT_S: Final = 1.5
+ANSWER_WITHIN_S: Final = 0.5
+#: After a reconnect or a new stream, everybody gets so long to be heard before somebody takes himself for the only one.
+SETTLED_AFTER_S: Final = 1.5
 NAME_IN_USE: Final = 10058
 #: "replicas > 1 not supported in non-clustered mode", "no suitable peers for placement"
 TOO_FEW_SERVERS: Final = frozenset({10074, 10005})
 BEAT_WITHIN_S: Final = 2.0
 LEADER_WITHIN_S: Final = 5.0
 
+_decode: Final = msgspec.json.Decoder(Member).decode
+_encode: Final = msgspec.json.Encoder().encode
+
 
 class Membership:
     """One worker's place among its peers."""
 
-    def __init__(self, client: Client, worker_id: str, tenants: frozenset[str] | None) -> None:
+    def __init__(self, client: Client, worker_id: str) -> None:
         self._client = client
         self._id = worker_id
-        self._serves = b"" if tenants is None else ",".join(sorted(tenants)).encode()
+        #: Set when somebody has something new to say.
+        self.news = asyncio.Event()
+        #: When a beat of ours was stored the last time (`time.monotonic`).
+        self._seen_at = time.monotonic()
+        self._was_away = False
+        #: Worker -> what it said last, and when that was heard or found.
+        self._heard: dict[str, tuple[Member, float]] = {}
+        #: Workers of whom the server knows that they are gone, until they are heard again.
+        self._gone: set[str] = set()
+        self._reconnects = 0
+        self._settled_at = 0.0
+        self._must_look = True
 
-    async def join(self) -> None:
-        """Create the stream when it is missing, and be seen."""
+    async def join(self, member: Member) -> None:
+        """Create the stream when it is missing, listen, and be seen."""
+        self._reconnects = self._client.stats["reconnects"]
+        await self._client.subscribe(f"{_PREFIX}*", cb=self._on_beat)
+        await self._client.subscribe(f"{_ALIVE}{self._id}", cb=_answer)
         await self._create()
-        await self._be_seen()
+        await self._be_seen(member)
 
     async def _create(self) -> None:
         for replicas in (3, 1):
@@ -62,45 +94,97 @@ class Membership:
             "allow_direct": True,
         }
 
-    async def beat(self) -> None:
-        """Be seen for a few more seconds, with the tenants that one serves (none named: all).
-
-        The stream lives in memory: after a restart of the server it is made anew, and everybody gets the time to be
-        seen before somebody takes himself for the only one.
-        """
+    async def beat(self, member: Member) -> None:
+        """Be seen for a few more seconds; the stream lives in memory: after a restart of the server it is made anew."""
         try:
-            await self._client.request(f"{_PREFIX}{self._id}", self._serves, timeout=BEAT_WITHIN_S)
+            await self._say(member)
         except nats.errors.NoRespondersError:
             await self._create()
-            await self._be_seen()
-            await asyncio.sleep(1.5 * BEAT_S)
+            self._settled_at = time.monotonic() + SETTLED_AFTER_S
+            await self._be_seen(member)
 
-    async def _be_seen(self) -> None:
+    @property
+    def is_away(self) -> bool:
+        """Whether the others may have forgotten us, until `come_back`."""
+        return self._was_away or time.monotonic() - self._seen_at > FORGOTTEN_AFTER_S
+
+    def come_back(self) -> None:
+        """We have looked who runs what, and go by it."""
+        self._was_away = False
+
+    async def _say(self, member: Member) -> None:
+        self._was_away = self.is_away
+        body = _encode(msgspec.structs.replace(member, is_away=self._was_away))
+        await self._client.request(f"{_PREFIX}{self._id}", body, timeout=BEAT_WITHIN_S)
+        self._seen_at = time.monotonic()
+
+    async def _be_seen(self, member: Member) -> None:
         """The first beat into a new stream, which in a cluster has no leader for a moment."""
         async with asyncio.timeout(LEADER_WITHIN_S):
             while True:
                 try:
-                    await self._client.request(f"{_PREFIX}{self._id}", self._serves, timeout=BEAT_WITHIN_S)
+                    await self._say(member)
                 except nats.errors.NoRespondersError:
                     await asyncio.sleep(0.1)
                 else:
                     return
 
-    async def members(self) -> dict[str, frozenset[str] | None]:
-        """Every worker that was seen lately and the tenants that it serves (None: all)."""
+    async def members(self) -> dict[str, Member]:
+        """Every other worker that is there, and what it said last."""
+        await self._settle()
+        if self._must_look or self.is_away:
+            await self._look()
+        now = time.monotonic()
+        await self._ask(name for name, (_, at) in self._heard.items() if SILENT_S < now - at <= FORGOTTEN_AFTER_S)
+        for name in [name for name, (_, at) in self._heard.items() if now - at > FORGOTTEN_AFTER_S]:
+            del self._heard[name]
+            self._gone.discard(name)
+        return {name: member for name, (member, _) in self._heard.items() if name not in self._gone}
+
+    async def _look(self) -> None:
+        """Take from the stream who was seen lately, as we could not hear it."""
         found = await direct_get(self._client, STREAM, {"multi_last": [f"{_PREFIX}*"]})
-        return {
-            subject.removeprefix(_PREFIX): frozenset(body.decode().split(",")) if body else None
-            for _, subject, body in found
+        self._must_look = False
+        for _, subject, body in found:
+            self._note(subject.removeprefix(_PREFIX), body)
+
+    async def _settle(self) -> None:
+        if self._client.stats["reconnects"] != self._reconnects:
+            self._reconnects = self._client.stats["reconnects"]
+            self._settled_at = time.monotonic() + SETTLED_AFTER_S
+            self._must_look = True
+        await asyncio.sleep(max(0.0, self._settled_at - time.monotonic()))
+
+    async def _ask(self, silent: Iterable[str]) -> None:
+        """Ask whoever has fallen silent; no answer says nothing, but that nobody listens does."""
+        names = list(silent)
+        asked = (self._client.request(f"{_ALIVE}{name}", b"", timeout=ANSWER_WITHIN_S) for name in names)
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        self._gone |= {
+            name
+            for name, answer in zip(names, answers, strict=True)
+            if isinstance(answer, nats.errors.NoRespondersError)
         }
 
-    async def leave(self) -> None:
-        """Be forgotten at once, so that the others take over."""
-        await api(self._client, f"STREAM.PURGE.{STREAM}", {"filter": f"{_PREFIX}{self._id}"})
+    async def _on_beat(self, message: Msg) -> None:
+        name = message.subject.removeprefix(_PREFIX)
+        if name != self._id:
+            before = self._heard.get(name)
+            self._gone.discard(name)
+            self._note(name, message.data)
+            if before is None or before[0] != self._heard.get(name, (None,))[0]:
+                self.news.set()
+
+    def _note(self, name: str, body: bytes) -> None:
+        """Note what a worker says; one that speaks another format is there, and what it runs is not known."""
+        if name == self._id:
+            return
+        try:
+            member = _decode(body)
+        except msgspec.MsgspecError:
+            member = Member()
+        self._heard[name] = (member if member.format == FORMAT else Member()), time.monotonic()
 
 
-def share(partitions: int, tenant: str, members: Mapping[str, frozenset[str] | None], worker_id: str) -> set[int]:
-    """The partitions of a tenant that fall to a worker; each falls to exactly one of those who serve the tenant."""
-    serving = sorted({worker_id, *(name for name, tenants in members.items() if tenants is None or tenant in tenants)})
-    turn = sum(tenant.encode())
-    return {number for number in range(partitions) if serving[(number + turn) % len(serving)] == worker_id}
+async def _answer(message: Msg) -> None:
+    await message.respond(b"")

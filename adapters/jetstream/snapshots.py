@@ -78,16 +78,22 @@ class SharedTail:
         self._lock = asyncio.Lock()
         self._after_seq = self._end_seq = 0
         self._by_owner: dict[str, list[Recorded]] = {}
+        #: Partition -> its inbox events.
+        self._inboxes: dict[str, list[Recorded]] = {}
         self._forgetting: asyncio.TimerHandle | None = None
 
-    async def since(self, after_seq: int, is_own: Callable[[str], bool]) -> Stretch:
-        """Events after a sequence by owner, for the owners asked for; at most a stretch of them at once."""
+    async def last_seq(self) -> int:
+        """The sequence of the last event of the stream, 0 without one."""
+        return int((await stream_info(self._client, self._stream))["state"]["last_seq"])
+
+    async def since(self, after_seq: int, partition: int, is_own: Callable[[str], bool]) -> Stretch:
+        """Events after a sequence, of the partition's inbox and of the owners asked for; at most a stretch of them."""
         async with self._lock:
             if self._forgetting is not None:
                 self._forgetting.cancel()
-            last_seq = int((await stream_info(self._client, self._stream))["state"]["last_seq"])
+            last_seq = await self.last_seq()
             if not self._after_seq <= after_seq < self._end_seq:
-                self._by_owner = {}
+                self._forget()
                 self._after_seq = self._end_seq = after_seq
             await self._read_to(min(last_seq, self._after_seq + STRETCH_EVENTS))
             self._forgetting = asyncio.get_running_loop().call_later(STRETCH_KEPT_S, self._forget)
@@ -96,22 +102,25 @@ class SharedTail:
                 for owner, records in self._by_owner.items()
                 if records[-1].stream_seq > after_seq and is_own(owner)
             }
-            return Stretch(found, self._end_seq, is_last=self._end_seq >= last_seq)
+            decided = [record for record in self._inboxes.get(str(partition), ()) if record.stream_seq > after_seq]
+            return Stretch(found, decided, self._end_seq, is_last=self._end_seq >= last_seq)
 
     async def _read_to(self, end_seq: int) -> None:
         if self._end_seq >= end_seq:
             return
+        inbox = subjects.inbox(self._tenant, 0).rpartition(".")[0]
         reader = PullReader(self._client, self._stream, self._end_seq)
         try:
             while self._end_seq < end_seq:
                 for seq, message in await reader.take(min(READ_AT_ONCE, end_seq - self._end_seq)):
                     self._end_seq = seq
-                    _, _, _, aggregate, owner = message.subject.split(".")
-                    if aggregate != subjects.INBOX:
-                        self._by_owner.setdefault(owner, []).append(Recorded(seq, message.data))
+                    aggregate, _, owner = message.subject.rpartition(".")
+                    by_owner = self._inboxes if aggregate == inbox else self._by_owner
+                    by_owner.setdefault(owner, []).append(Recorded(seq, message.data))
         finally:
             await reader.close()
 
     def _forget(self) -> None:
         self._by_owner = {}
+        self._inboxes = {}
         self._after_seq = self._end_seq = 0

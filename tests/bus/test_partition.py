@@ -6,10 +6,10 @@ import pytest
 from harness import PARTITIONS, QUEST, Town, said, town_with
 
 from bus import subjects
-from bus.answering import REFUSALS_KEPT_MS
 from bus.batch import REFUSALS_MAX
 from bus.envelope import BODY_BYTES_MAX
 from bus.partition import Overtaken
+from bus.refusals import KEPT_MS
 
 
 async def completed(town: Town, player: str) -> str:
@@ -61,7 +61,7 @@ def test_a_refusal_is_recorded_in_the_inbox_and_repeated_for_a_day_even_when_the
         await town.restart()
         await town.send("SpendTokens", "p", {"amount": 5}, "early")
         await town.drain()
-        town.clock_ms += REFUSALS_KEPT_MS + 1
+        town.clock_ms += KEPT_MS + 1
         await town.send("SpendTokens", "p", {"amount": 1})
         await town.drain()
         await town.send("SpendTokens", "p", {"amount": 5}, "early")
