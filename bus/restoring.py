@@ -62,6 +62,7 @@ class Restorer:
         self._complete_to = watermark.stream_seq
         self._dirty.clear()
         self._by_history.clear()
+        self._tail.clear()
         await self._write([], watermark.refusals)
         await self._restore_refusals(watermark.refusals, now_ms)
         every = await self._snapshots.owners(self._partition)
@@ -89,6 +90,7 @@ class Restorer:
         self.refusals = Refusals(self._partition)
         for decided in await self._store.inbox_since(self._partition, now_ms - KEPT_MS):
             self.refusals.remember(decided.refused, now_ms)
+        await self._write_dirty(0)
 
     async def load(self, owner_ids: Collection[str]) -> dict[str, Owner | Exception]:
         """Restore owners; one whose history cannot be read comes as what went wrong."""

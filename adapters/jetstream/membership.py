@@ -24,6 +24,8 @@ from bus.sharing import FORMAT, Member
 
 STREAM: Final = "TALLY_WORKERS"
 _PREFIX: Final = "tally.workers."
+#: Where a beat is told once it is stored; the stream's own subjects have no other listener, so that its loss is seen.
+_TOLD: Final = "tally.beats."
 _ALIVE: Final = "tally.alive."
 BEAT_S: Final = 1.0
 FORGOTTEN_AFTER_S: Final = 4.0
@@ -64,7 +66,7 @@ class Membership:
     async def join(self, member: Member) -> None:
         """Create the stream when it is missing, listen, and be seen."""
         self._reconnects = self._client.stats["reconnects"]
-        await self._client.subscribe(f"{_PREFIX}*", cb=self._on_beat)
+        await self._client.subscribe(f"{_TOLD}*", cb=self._on_beat)
         await self._client.subscribe(f"{_ALIVE}{self._id}", cb=_answer)
         await self._create()
         await self._be_seen(member)
@@ -117,6 +119,7 @@ class Membership:
         body = _encode(msgspec.structs.replace(member, is_away=self._was_away))
         await self._client.request(f"{_PREFIX}{self._id}", body, timeout=BEAT_WITHIN_S)
         self._seen_at = time.monotonic()
+        await self._client.publish(f"{_TOLD}{self._id}", body)
 
     async def _be_seen(self, member: Member) -> None:
         """The first beat into a new stream, which in a cluster has no leader for a moment."""
@@ -167,7 +170,7 @@ class Membership:
         }
 
     async def _on_beat(self, message: Msg) -> None:
-        name = message.subject.removeprefix(_PREFIX)
+        name = message.subject.removeprefix(_TOLD)
         if name != self._id:
             before = self._heard.get(name)
             self._gone.discard(name)

@@ -18,6 +18,8 @@ from bus.errors import StoreUnavailable, WrongStream
 PULL_MESSAGES: Final = 2_000
 PULL_EXPIRES_S: Final = 20.0
 SILENCE_MAX_S: Final = 30.0
+#: Without a message for so long, the stream's leader is asked whether there is one.
+BEHIND_AFTER_S: Final = 3.0
 #: A server answers at most so many subjects in one `multi_last`.
 MULTI_LAST_MAX: Final = 1_000
 DIRECT_GET_MESSAGES: Final = 1_000
@@ -51,7 +53,7 @@ class PullReader:
         """At least one (sequence, frame), at most so many; an empty list only when `timeout_s` passed."""
         loop = asyncio.get_running_loop()
         deadline = None if timeout_s is None else loop.time() + timeout_s
-        heard_at = loop.time()
+        heard_at = asked_at = loop.time()
         while not self._buffer:
             is_reconnected = self._client.stats["reconnects"] != self._reconnects
             if self._is_broken or is_reconnected or loop.time() - heard_at > SILENCE_MAX_S:
@@ -65,6 +67,9 @@ class PullReader:
             try:
                 await asyncio.wait_for(self._arrived.wait(), wait_s)
             except TimeoutError:
+                if loop.time() - asked_at > BEHIND_AFTER_S:
+                    asked_at = loop.time()
+                    self._is_broken = self._is_broken or await self._is_behind()
                 continue
             heard_at = loop.time()
         taken, self._buffer = self._buffer[:count_max], self._buffer[count_max:]
@@ -79,6 +84,13 @@ class PullReader:
         if self._consumer and self._client.is_connected:
             await self._client.publish(f"$JS.API.CONSUMER.DELETE.{self._stream}.{self._consumer}", b"")
             self._consumer = ""
+
+    async def _is_behind(self) -> bool:
+        """Whether a message waits that did not come: a consumer on a replica that is behind gives what that one has."""
+        wanted: dict[str, Any] = {"seq": self._last_seq + 1}
+        if self._filter is not None:
+            wanted["next_by_subj"] = self._filter
+        return await _get(self._client, self._stream, wanted) is not None
 
     async def _restart(self) -> None:
         await self.close()

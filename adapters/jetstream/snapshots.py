@@ -17,6 +17,7 @@ from adapters.jetstream.reader import (
     stream_info,
     subjects_of,
 )
+from adapters.jetstream.replicas import abreast
 from bus import subjects
 from bus.envelope import Recorded
 from bus.ports import Message, Stretch
@@ -36,10 +37,14 @@ class JetStreamSnapshots:
         self._tenant = tenant
         self._stream = subjects.snapshots_stream(tenant)
         self._publisher = publisher
+        #: Partition -> sequence of its watermark: a replica that does not have it is behind.
+        self._fences: dict[int, int] = {}
 
     async def watermark(self, partition: int) -> tuple[int, bytes] | None:
         """Sequence and body of a partition's watermark, from the leader."""
-        return await last_message(self._client, self._stream, subjects.watermark(self._tenant, partition))
+        found = await last_message(self._client, self._stream, subjects.watermark(self._tenant, partition))
+        self._fences[partition] = 0 if found is None else found[0]
+        return found
 
     async def owners(self, partition: int) -> Collection[str]:
         """Everybody of a partition who has a snapshot."""
@@ -49,11 +54,19 @@ class JetStreamSnapshots:
     async def load(self, partition: int, owners: Collection[str]) -> dict[str, bytes]:
         """The snapshots of these owners, as far as there are any."""
         wanted = [subjects.snapshot(self._tenant, partition, owner) for owner in owners]
-        pages = [
-            await direct_get(self._client, self._stream, {"multi_last": wanted[at : at + MULTI_LAST_MAX]})
-            for at in range(0, len(wanted), MULTI_LAST_MAX)
-        ]
-        return {subject.rpartition(".")[2]: body for page in pages for _, subject, body in page}
+        fence, fence_seq = subjects.watermark(self._tenant, partition), self._fences.get(partition, 0)
+        found: dict[str, bytes] = {}
+        for at in range(0, len(wanted), MULTI_LAST_MAX - 1):
+            request = {"multi_last": [*wanted[at : at + MULTI_LAST_MAX - 1], fence]}
+
+            async def read(request: dict[str, list[str]] = request) -> list[tuple[int, str, bytes]] | None:
+                page = await direct_get(self._client, self._stream, request)
+                is_current = max((seq for seq, subject, _ in page if subject == fence), default=0) >= fence_seq
+                return page if is_current else None
+
+            page = await abreast(self._stream, read)
+            found |= {subject.rpartition(".")[2]: body for _, subject, body in page if subject != fence}
+        return found
 
     async def write(self, partition: int, bodies: Sequence[tuple[str, bytes]], watermark: bytes, fence_seq: int) -> int:
         """Store all or nothing, the watermark's sequence being `fence_seq`; returns its new one, else `Conflict`."""
@@ -62,7 +75,8 @@ class JetStreamSnapshots:
         ]
         messages.append(Message(subjects.watermark(self._tenant, partition), watermark, fence_seq, None))
         first_seq = await self._publisher.append(self._publisher.new_id(), messages)
-        return first_seq + len(messages) - 1
+        self._fences[partition] = first_seq + len(messages) - 1
+        return self._fences[partition]
 
 
 class SharedTail:

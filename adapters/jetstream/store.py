@@ -13,12 +13,14 @@ from nats.aio.client import Client
 from adapters.jetstream.append import BatchPublisher, publish_all
 from adapters.jetstream.connection import api
 from adapters.jetstream.dead_letters import DISCARD_HEADER, REDRIVE_HEADER, REPLY_TO_HEADER
-from adapters.jetstream.reader import PullReader, direct_get, history, last_message, last_seqs, stream_info
+from adapters.jetstream.reader import PullReader, direct_get, history, last_message, stream_info
+from adapters.jetstream.replicas import Replicas, abreast
 from bus import subjects
 from bus.envelope import CommandsDecided, Recorded
 from bus.errors import StoreUnavailable
 from bus.ports import CommandSource, Delivery, InboxHead, Message, Redrive
 from domain.catalogue import AGGREGATES
+from domain.values import to_ms
 
 log = logging.getLogger(__name__)
 
@@ -33,26 +35,39 @@ class JetStreamEventStore:
         self._tenant = tenant
         self._stream = subjects.events_stream(tenant)
         self._publisher = publisher
+        self._replicas = Replicas(client, self._stream)
+        self._head_ms = 0
 
     async def append(self, batch_id: str, messages: Sequence[Message]) -> int:
         """Store all messages or none; see the port."""
-        return await self._publisher.append(batch_id, messages)
+        first_seq = await self._publisher.append(batch_id, messages)
+        self._replicas.saw(messages[-1].subject, first_seq + len(messages) - 1)
+        return first_seq
 
     async def last_seqs(self, wanted: Collection[str]) -> dict[str, int]:
         """The last sequence of each subject that has one."""
-        return await last_seqs(self._client, self._stream, wanted)
+        return await self._replicas.last_seqs(wanted)
 
     async def histories(self, owners: Collection[str]) -> dict[str, list[Recorded]]:
         """All events of each owner's aggregates, several owners at once."""
         gate = asyncio.Semaphore(READS_AT_ONCE)
         found: dict[str, list[Recorded]] = {owner: [] for owner in owners}
+        ends: dict[str, int] = {}
+        if await self._replicas.is_replicated():
+            every = [subjects.event(self._tenant, aggregate, owner) for owner in owners for aggregate in AGGREGATES]
+            ends = await self._replicas.last_seqs(every)
 
         async def read(owner: str, aggregate: str) -> None:
             # A subject with a wildcard would let the server look through the whole stream.
             subject = subjects.event(self._tenant, aggregate, owner)
-            async with gate:
+
+            async def look() -> list[Recorded] | None:
                 messages = await history(self._client, self._stream, subject)
-            found[owner] += [Recorded(seq, body) for seq, _, body in messages]
+                is_whole = not ends or (messages[-1][0] if messages else 0) >= ends.get(subject, 0)
+                return [Recorded(seq, body) for seq, _, body in messages] if is_whole else None
+
+            async with gate:
+                found[owner] += await abreast(self._stream, look)
 
         try:
             async with asyncio.TaskGroup() as group:
@@ -68,31 +83,44 @@ class JetStreamEventStore:
     async def inbox_head(self, partition: int) -> InboxHead | None:
         """The last inbox event of a partition, from the leader."""
         found = await last_message(self._client, self._stream, subjects.inbox(self._tenant, partition))
+        self._replicas.look_anew()
         if found is None:
             return None
         record = Recorded(*found)
+        self._replicas.saw(subjects.inbox(self._tenant, partition), record.stream_seq)
+        self._head_ms = to_ms(record.event.recordedtime)
         return InboxHead(record.stream_seq, record.event.aggregateversion, record.data)
 
     async def inbox_since(self, partition: int, since_ms: int) -> list[CommandsDecided]:
         """What a partition's inbox events say that the stream took since a moment."""
         subject = subjects.inbox(self._tenant, partition)
-        request: dict[str, object] = {
-            "start_time": datetime.fromtimestamp(since_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
-            "batch": 1_000,
-            "next_by_subj": subject,
-        }
-        found: list[CommandsDecided] = []
-        while True:
-            page = await direct_get(self._client, self._stream, request)
-            found += [Recorded(seq, body).data for seq, _, body in page]
-            if len(page) < 1_000:
-                return found
-            request = {"seq": page[-1][0] + 1, "batch": 1_000, "next_by_subj": subject}
+        start_time = datetime.fromtimestamp(since_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+        async def look() -> list[CommandsDecided] | None:
+            request: dict[str, object] = {"start_time": start_time, "batch": 1_000, "next_by_subj": subject}
+            found: list[Recorded] = []
+            while True:
+                page = await direct_get(self._client, self._stream, request)
+                found += [Recorded(seq, body) for seq, _, body in page]
+                if len(page) < 1_000:
+                    break
+                request = {"seq": page[-1][0] + 1, "batch": 1_000, "next_by_subj": subject}
+            end_seq = found[-1].stream_seq if found else 0
+            is_whole = self._head_ms < since_ms or self._replicas.reaches(end_seq)
+            return [record.data for record in found] if is_whole else None
+
+        return await abreast(self._stream, look)
 
     async def events_from(self, stream_seq: int, count_max: int) -> list[Recorded]:
         """Up to so many events, from a sequence on."""
         request = {"seq": stream_seq, "batch": count_max, "next_by_subj": subjects.all_events(self._tenant)}
-        return [Recorded(seq, body) for seq, _, body in await direct_get(self._client, self._stream, request)]
+
+        async def look() -> list[Recorded] | None:
+            found = [Recorded(seq, body) for seq, _, body in await direct_get(self._client, self._stream, request)]
+            end_seq = found[-1].stream_seq if found else 0
+            return found if len(found) == count_max or self._replicas.reaches(end_seq) else None
+
+        return await abreast(self._stream, look)
 
 
 class JetStreamCommands:

@@ -11,6 +11,7 @@ from adapters.jetstream.connection import answer_to, api, connect
 from adapters.jetstream.membership import STREAM, Membership
 from adapters.jetstream.reader import stream_info
 from bus.errors import StoreUnavailable
+from bus.sharing import Member
 from tests.bus.harness import body_of, said, town_with
 
 
@@ -31,15 +32,22 @@ def test_a_refused_command_that_is_sent_again_into_the_same_batch_keeps_its_one_
     assert [entry[1] for head in heads if head for entry in head.decided.refused] == ["early"]
 
 
-def test_a_history_that_cannot_be_read_is_a_failure_of_the_bus_not_a_group(monkeypatch):
+def test_a_history_that_cannot_be_read_is_a_failure_of_the_bus_not_a_group(monkeypatch, settings, tenant):
     async def history(*_):
         raise StoreUnavailable("made up")
 
+    async def story():
+        client = await connect(settings.nats_url, "test")
+        try:
+            await streams.create_tenant(client, tenant)
+            await store.JetStreamEventStore(client, tenant, None).histories(["p", "q"])
+        finally:
+            await client.close()
+
     monkeypatch.setattr(store, "history", history)
-    reading = store.JetStreamEventStore(None, "t", None).histories(["p", "q"])
 
     with pytest.raises(StoreUnavailable, match="made up"):
-        asyncio.run(reading)
+        asyncio.run(story())
 
 
 def test_a_partition_goes_on_whatever_ended_it(monkeypatch):
@@ -69,11 +77,12 @@ def test_a_worker_is_seen_again_after_the_server_forgot_who_there_is(settings):
     async def story():
         client = await connect(f"nats://127.0.0.1:1, {settings.nats_url}", "test")
         try:
-            membership = Membership(client, "w1", None)
-            await membership.join()
+            forgotten, comes_later = Membership(client, "w1"), Membership(client, "w2")
+            await forgotten.join(Member(serves=("nobody",)))
             await api(client, f"STREAM.DELETE.{STREAM}", {})
-            await membership.beat()
-            return await membership.members()
+            await forgotten.beat(Member(serves=("nobody",)))
+            await comes_later.join(Member(serves=("nobody",)))
+            return await comes_later.members()
         finally:
             await client.close()
 

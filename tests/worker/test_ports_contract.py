@@ -247,12 +247,15 @@ def test_the_tail_tells_what_came_after_by_owner(caches, tenant):
     async def story():
         async with caches() as (_, tail, store):
             await store.append("b1", [message(tenant, "token", "a", 1, 0), message(tenant, "token", "b", 1, 0)])
-            early = await tail.since(0, lambda owner: owner == "b")
+            early = await tail.since(0, 3, lambda owner: owner == "b")
             await store.append("b2", [message(tenant, "token", "a", 2, 1), message(tenant, "inbox", "3", 1, 0)])
-            late = await tail.since(1, lambda _: True)
+            late = await tail.since(1, 3, lambda _: True)
             seqs = [
                 {o: [r.stream_seq for r in records] for o, records in one.by_owner.items()} for one in (early, late)
             ]
-            return seqs, early.is_last, late.end_seq
+            inboxes = [[record.stream_seq for record in one.decided] for one in (early, late)]
+            others = await tail.since(1, 4, lambda _: False)
+            return seqs, inboxes, others[:2], early.is_last, late.end_seq, await tail.last_seq()
 
-    assert asyncio.run(story()) == ([{"b": [2]}, {"a": [3], "b": [2]}], True, 4)
+    owners = [{"b": [2]}, {"a": [3], "b": [2]}]
+    assert asyncio.run(story()) == (owners, [[], [4]], ({}, []), True, 4, 4)
