@@ -7,7 +7,7 @@ the event stream its snapshots are complete; later events are the tail, which is
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
@@ -16,6 +16,7 @@ from domain.player import PlayerState
 from domain.quest import QuestState
 from domain.token import TokenState
 
+State = TypeVar("State")
 #: Changes with the shape of any state: older snapshots are then passed over, and histories read instead.
 FORMAT: Final = "owner-snapshot/2"
 #: In place of the format: there is a history, read that.
@@ -27,37 +28,21 @@ WATERMARK_FORMAT_1: Final = "snapshot-watermark/1"
 KNOWN_MAX: Final = 1_000
 
 
-class PlayerActor(msgspec.Struct, frozen=True, array_like=True):
-    """Version, sequence of the last event, state."""
+class Kept(msgspec.Struct, Generic[State], frozen=True, array_like=True):
+    """An actor: version, sequence of the last event, state."""
 
     version: int
     stream_seq: int
-    state: PlayerState
-
-
-class TokenActor(msgspec.Struct, frozen=True, array_like=True):
-    """Version, sequence of the last event, state."""
-
-    version: int
-    stream_seq: int
-    state: TokenState
-
-
-class QuestActor(msgspec.Struct, frozen=True, array_like=True):
-    """Version, sequence of the last event, state."""
-
-    version: int
-    stream_seq: int
-    state: QuestState
+    state: State
 
 
 class OwnerSnapshot(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """All actors of one owner, and where the events of each command begin that was addressed to it."""
 
     format: str
-    player: PlayerActor | None = None
-    token: TokenActor | None = None
-    quest: QuestActor | None = None
+    player: Kept[PlayerState] | None = None
+    token: Kept[TokenState] | None = None
+    quest: Kept[QuestState] | None = None
     known: dict[str, int]
 
 
@@ -73,7 +58,7 @@ class Watermark(msgspec.Struct, frozen=True, kw_only=True):
     refusals: tuple[int, ...] | None = None
 
 
-_KINDS: Final[dict[str, Any]] = {"player": PlayerActor, "token": TokenActor, "quest": QuestActor}
+_ACTORS: Final = ("player", "token", "quest")
 _decoder: Final = msgspec.json.Decoder(OwnerSnapshot)
 _watermark_decoder: Final = msgspec.json.Decoder(Watermark)
 _encoder: Final = msgspec.json.Encoder()
@@ -83,8 +68,8 @@ def encode(owner: Owner | None) -> bytes:
     """An owner as a body; one who cannot be restored, or knows too many commands, as a note to read the history."""
     if owner is None or len(owner.known) > KNOWN_MAX:
         return _encoder.encode(OwnerSnapshot(format=HISTORY, known={}))
-    actors = {
-        name: _KINDS[name](actor.version, actor.stream_seq, actor.state)
+    actors: dict[str, Any] = {
+        name: Kept(actor.version, actor.stream_seq, actor.state)
         for name, actor in owner.actors.items()
         if actor.version
     }
@@ -101,7 +86,7 @@ def decode(body: bytes) -> Owner | None:
         return None
     owner = Owner()
     owner.known = dict(snapshot.known)
-    for name in _KINDS:
+    for name in _ACTORS:
         actor = getattr(snapshot, name)
         if actor is not None:
             owner.actors[name] = Actor(actor.state, actor.version, actor.stream_seq)

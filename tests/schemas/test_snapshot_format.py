@@ -8,22 +8,29 @@ from bus import snapshots
 
 #: Format -> what the shape of a snapshot was under it. A new shape gets a new format; nothing here is edited.
 SHAPES = {
-    "owner-snapshot/1": "11324feff352ebd503f51832f7dc87cb1aa1e0500bf9fad706297706eec9eb99",
-    "owner-snapshot/2": "e2ef11bd214e75ff8241f2a8e4fe595c64d5dc3a59adb00ddb5076bad8a816d5",
+    "owner-snapshot/1": "22581967010407642a320eba49eb622e91713e580bf514a2e0ada59a4031cc2f",
+    "owner-snapshot/2": "6dace28df19d5415b3847d3e50e4929ed371d0f44a3a5c1fba45b9c3fa65bb68",
 }
+
+OF_NO_ACCOUNT = {"title", "description", "$defs", "properties"}
 
 
 def shape():
-    """A digest of all that snapshots may hold, words for people left out."""
-    return sha256(msgspec.json.encode(_bare(msgspec.json.schema(snapshots.OwnerSnapshot)), order="sorted")).hexdigest()
+    """A digest of all that snapshots may hold; words for people and the names of our classes are left out."""
+    schema = msgspec.json.schema(snapshots.OwnerSnapshot)
+    return sha256(msgspec.json.encode(_bare(schema, schema["$defs"]), order="sorted")).hexdigest()
 
 
-def _bare(node):
+def _bare(node, defs):
     if isinstance(node, list | tuple):
-        return [_bare(item) for item in node]
-    if isinstance(node, dict):
-        return {key: _bare(value) for key, value in node.items() if key not in {"title", "description"}}
-    return node
+        return [_bare(item, defs) for item in node]
+    if not isinstance(node, dict):
+        return node
+    if "$ref" in node:
+        return _bare(defs[node["$ref"].rpartition("/")[2]], defs)
+    fields = {name: _bare(value, defs) for name, value in node.get("properties", {}).items()}
+    rest = {key: _bare(value, defs) for key, value in node.items() if key not in OF_NO_ACCOUNT}
+    return {**rest, "properties": fields}
 
 
 def test_the_format_names_the_shape_that_it_has():
