@@ -20,8 +20,12 @@ lint: $(VENV)/.dev
 bench: $(VENV)/.dev
 	@exec $(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY)) $(ARGS)
 
-# Crash tests in full, about 15 minutes for workers and servers, then the projectors; the short forms are among the tests.
+# Crash tests in full: a published log damaged in 10,000 ways, the signer at each system call (with strace), then about
+# 15 minutes for workers and servers, then the projectors; the short forms are among the tests.
 chaos: $(VENV)/.dev
+	@$(BIN)/tally simulate corruption --cases 10000 --jobs 2
+	@if command -v strace >/dev/null; then $(BIN)/tally simulate crashes --jobs 2; \
+	else echo "make: the signer is not crashed at its system calls: strace is not installed" >&2; fi
 	@$(BIN)/tally simulate chaos --long $(ARGS)
 	@exec $(BIN)/python -m pytest tests/projections/test_projector_crashes.py --projector-kills 100 -q -s
 

@@ -106,9 +106,9 @@ def split_private_key(text: str) -> tuple[str, str, int, bytes]:
     return name, id_text, data[0], data[1:]
 
 
-def require_key_name(name: str) -> None:
+def require_key_name(name: str, what: str = "key name") -> None:
     if not name or "+" in name or any(c.isspace() for c in name) or any(ord(c) < 0x20 for c in name):
-        raise KeyRefused("key name", expected="text without spaces and '+'", found=excerpt(name))
+        raise KeyRefused(what, expected="text without spaces and '+'", found=excerpt(name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +163,7 @@ def parse_signature(what: str, line: str) -> SignatureLine:
     if not line.startswith(_SIGNATURE_MARK):
         raise Malformed(what, expected="a signature line that begins with an em dash and a space", found=excerpt(line))
     name, _, encoded = line.removeprefix(_SIGNATURE_MARK).partition(" ")
-    require_key_name(name)
+    require_key_name(name, f"{what}, key name")
     data = decode_base64(f"{what}, signature of {excerpt(name)}", encoded)
     if len(data) < 5:
         raise Malformed(f"{what}, signature of {excerpt(name)}", expected="more than 4 bytes", found=len(data))
