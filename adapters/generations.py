@@ -62,7 +62,9 @@ def tables(module: str) -> Entry:
 
 PROJECTIONS: Final[dict[str, Entry]] = {
     "leaderboards": Entry(
-        "adapters.redis_boards:LeaderboardFollower", "adapters.redis_generations:BoardGenerations", ("redis_url",)
+        "adapters.redis_boards:LeaderboardFollower",
+        "adapters.redis_generations:BoardGenerations",
+        ("redis_url", "nats_url"),
     ),
     "readmodels": Entry(
         "adapters.postgres_readmodels:ReadModelFollower",

@@ -11,16 +11,12 @@ from typing import Any, Final, cast
 import redis.asyncio as redis
 from redis.exceptions import RedisError
 
-from adapters.redis_boards import (
-    Keys,
-    LeaderboardFollower,
-    RedisSettings,
-    Script,
-    connect,
-    live_keys,
-    stored_position,
-    unavailable,
-)
+from adapters import redis_parking
+from adapters.jetstream import connection as jetstream
+from adapters.jetstream.settings import BOARDS, read_setting
+from adapters.redis_boards import LeaderboardFollower
+from adapters.redis_keys import BoardsSettings, Keys, connect, live_keys, stored_of, unavailable, version_of
+from adapters.redis_scripts import Script
 from projections import leaderboards
 from projections.errors import RebuildRefused
 from projections.generations import LIVE, NEXT, PREVIOUS, RowsHash, Standing, State
@@ -28,6 +24,9 @@ from projections.generations import LIVE, NEXT, PREVIOUS, RowsHash, Standing, St
 PAGE: Final = 5_000
 HOLD_MS: Final = 10_000
 HOLD_AGAIN_S: Final = 2.0
+#: What stands beside the rows, and which of these are sorted sets.
+_BESIDES: Final = ("position", "boards", "parked")
+_SORTED: Final = ("board:", "scores:")
 
 # KEYS: live, previous, hold. ARGV: the hold's token, the live one, the other. The other goes live if the hold is still
 # ours: then nothing was written to the live one since the other came as far. That becomes the previous one.
@@ -45,14 +44,19 @@ class BoardGenerations:
     """The generations of one tenant's leaderboards."""
 
     name = leaderboards.NAME
-    version = leaderboards.VERSION
 
-    def __init__(self, settings: RedisSettings, tenant: str) -> None:
+    def __init__(self, settings: BoardsSettings, tenant: str) -> None:
         self._settings = settings
         self._tenant = tenant
+        self.version = version_of(0)
 
     async def prepare(self) -> None:
-        """Nothing: keys come with the first write."""
+        """Learn by which settings of the boards a new generation is made; keys come with the first write."""
+        client = await jetstream.connect(self._settings.nats_url, "tally-boards")
+        try:
+            self.version = version_of((await read_setting(client, self._tenant, BOARDS)).version)
+        finally:
+            await client.close()
 
     async def follower(self, generation: str) -> LeaderboardFollower:
         """What feeds a generation that is not live."""
@@ -141,11 +145,11 @@ async def _renew(client: redis.Redis, hold: str) -> None:
 
 
 async def _standing(client: redis.Redis, keys: Keys) -> Standing | None:
-    position = await stored_position(client, keys)
-    if position is None:
+    stored = await stored_of(client, keys)
+    if stored is None:
         return None
-    version = await cast("Awaitable[str | None]", client.hget(keys.position, "version"))
-    return Standing(position=position, version=int(version or 1))
+    parked = await redis_parking.summary(client, keys)
+    return Standing(position=stored.position, version=stored.version, parked=parked)
 
 
 async def _drop(client: redis.Redis, keys: Keys) -> None:
@@ -159,22 +163,20 @@ async def _names(client: redis.Redis, keys: Keys) -> list[str]:
 
 
 async def _state(client: redis.Redis, keys: Keys) -> State:
-    """A row of a board or of members: table, key, value, with U+001F between."""
+    """A row of a sorted set or a hash: table, key, value, with U+001F between."""
     standing = await _standing(client, keys)
     rows, hashes = {}, {}
     for key in await _names(client, keys):
         table = key.removeprefix(keys.prefix)
-        if table == "position":
+        if table in _BESIDES:
             continue
         found = RowsHash()
-        pages = _sorted_set(client, key) if table.startswith("board:") else _hash(client, key)
+        pages = _sorted_set(client, key) if table.startswith(_SORTED) else _hash(client, key)
         async for page in pages:
             found.add(f"{table}\x1f{name}\x1f{value}".encode() for name, value in page)
         rows[table], hashes[table] = found.rows, found.hex
     seq = standing.position.stream_seq if standing else 0
-    return State(
-        stream_seq=seq, version=standing.version if standing else leaderboards.VERSION, rows=rows, hashes=hashes
-    )
+    return State(stream_seq=seq, version=standing.version if standing else version_of(0), rows=rows, hashes=hashes)
 
 
 async def _sorted_set(client: redis.Redis, key: str) -> AsyncIterator[list[tuple[str, int]]]:

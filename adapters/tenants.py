@@ -17,6 +17,7 @@ async def create_tenant(
     partitions: int = streams.PARTITIONS_DEFAULT,
     intake: streams.Intake = "fast",
     replicas: int = 1,
+    boards: bytes | None = None,
 ) -> bool:
     """Create a tenant's streams where they are missing; returns whether the tenant is new.
 
@@ -26,7 +27,9 @@ async def create_tenant(
     """
     client = await connect(settings.nats_url, "tally-tenant")
     try:
-        is_new = await streams.create_tenant(client, name, partitions=partitions, intake=intake, replicas=replicas)
+        is_new = await streams.create_tenant(
+            client, name, partitions=partitions, intake=intake, replicas=replicas, boards=boards
+        )
     finally:
         await client.close()
     if settings.postgres_dsn:

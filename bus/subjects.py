@@ -166,6 +166,16 @@ def timers_position(tenant: str) -> str:
     return f"tally.timer.{tenant}.position"
 
 
+def settings_stream(tenant: str) -> str:
+    """Name of the stream that holds what a tenant says of itself, every version of it."""
+    return f"SETTINGS_{tenant}"
+
+
+def setting(tenant: str, name: str) -> str:
+    """Subject of one setting's versions."""
+    return f"tally.set.{tenant}.{name}"
+
+
 def query(tenant: str, *tokens: str) -> str:
     """Subject of a query service."""
     return ".".join(("tally.q", tenant, *tokens))

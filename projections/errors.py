@@ -11,6 +11,7 @@ ProjectionError
   SinkUnavailable   the sink's server does not answer, or refuses
   Unprojectable     an event that the projector fails on, where it cannot be parked
   UnknownEvent      an event of a type that this version does not know
+  WrongBoard        a definition of boards, or a query for one, that cannot be
   NotFound          a query names what is not there
 """
 
@@ -96,6 +97,10 @@ class UnknownEvent(ProjectionError):
         super().__init__(
             f"{projection}: event {stream_seq} has type {kind!r}, which this version does not know; upgrade tallyroot"
         )
+
+
+class WrongBoard(ProjectionError):
+    """Boards that cannot be defined so, or asked for so."""
 
 
 class NotFound(ProjectionError):

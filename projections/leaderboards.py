@@ -1,62 +1,146 @@
-"""Leaderboards: who is fastest at a quest, over all and per division, and who has the most XP.
+"""Leaderboards: from events to what changes on which boards.
 
-A metric is one number per player (the time of a quest, the XP); its boards are the scopes in which it is ranked. All
-boards rank ascending, the XP is therefore stored negated, and equal scores stand in the order in which they were
-reached: a member is the stream_seq of the event that brought the score, in 12 hex digits, before the player's id.
-Scores come from events as totals, so the last one wins and a second application changes nothing.
+All boards rank ascending, so what ranks most-first is stored negated. Equal scores stand in the order in which they
+were reached: a member is the stream_seq of the event that brought the score, in 12 hex digits, before the player's id.
+What a board is short of (the score so far, a player's region) the store has, and completes in the step that applies it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from bus.envelope import COMMANDS_DECIDED, Recorded
 from domain.catalogue import EVENTS
-from domain.player import QUEST_COMPLETED, XP_AWARDED
+from domain.player import PLAYER_REGISTERED, QUEST_COMPLETED, STEP_REACHED, XP_AWARDED
+from domain.token import TOKENS_MINTED, TOKENS_RECEIVED, TOKENS_SENT, TOKENS_SPENT
+from projections.boards import MOST, BoardSettings, Definition, Metric, base_name
 from projections.errors import UnknownEvent
+from projections.windows import Labels, labels, zone_of
 
 NAME: Final = "leaderboards"
-VERSION: Final = 1
-XP: Final = "xp"
+VERSION: Final = 2
 SEQ_DIGITS: Final = 12
+#: Bits that say what of a player's profile comes behind the name of a board.
+REGION: Final = 1
+COHORT: Final = 2
 _KNOWN: Final = frozenset((*EVENTS, COMMANDS_DECIDED))
 
-
-class Board(msgspec.Struct, frozen=True):
-    """A ranking: the metric, and the division in which it is ranked (None: over all)."""
-
-    metric: str
-    division: str | None = None
-
-    @property
-    def name(self) -> str:
-        """`xp`, `quest:<q>` or `quest:<q>:<division>`; ids hold no colon, so names cannot meet."""
-        return self.metric if self.division is None else f"{self.metric}:{self.division}"
-
-    @property
-    def is_descending(self) -> bool:
-        """Whether more is better."""
-        return self.metric == XP
+_Value = Callable[[Any], int]
+#: Metric -> the events that tell of it, and how much each of them counts.
+_TOLD_BY: Final[dict[Metric, dict[str, _Value]]] = {
+    "xp": {XP_AWARDED: lambda data: data.amount},
+    "completions": {QUEST_COMPLETED: lambda _: 1},
+    "steps": {STEP_REACHED: lambda _: 1},
+    "elapsed": {QUEST_COMPLETED: lambda data: data.elapsed_ms},
+    "tokens": {
+        TOKENS_MINTED: lambda data: data.amount,
+        TOKENS_RECEIVED: lambda data: data.amount,
+        TOKENS_SPENT: lambda data: -data.amount,
+        TOKENS_SENT: lambda data: -data.amount,
+    },
+}
 
 
-def quest_metric(quest: str) -> str:
-    """The metric of a quest's elapsed time."""
-    return f"quest:{quest}"
+class Rule(NamedTuple):
+    """What an event of one type does to the boards of one definition."""
+
+    name: str
+    label: Labels
+    by_quest: bool
+    by_division: bool
+    profile: int
+    is_best: bool
+    sign: int
+    value: _Value
 
 
-class Score(msgspec.Struct, frozen=True, gc=False):
-    """A player's value of a metric as it is sorted, who it belongs to and since when, and the boards that rank it."""
+class Changes(msgspec.Struct, gc=False):
+    """What changes on a board: player -> what to add (or the best so far) as it is sorted, and the event's sequence."""
 
-    score: int
-    member: str
-    divisions: tuple[str, ...]
+    is_best: bool
+    profile: int
+    by_player: dict[str, tuple[int, int]]
 
 
-#: metric -> player -> score
-Scores = dict[str, dict[str, Score]]
+class Writes(msgspec.Struct):
+    """What some events leave behind: profiles (region and cohort, "" for none), and changes by the name of the board.
+
+    A board with a profile has the region, the cohort or both behind the name; who has none is not ranked there.
+    """
+
+    profiles: dict[str, tuple[str, str]]
+    boards: dict[str, Changes]
+
+
+class Projector:
+    """`project` for the boards of one tenant."""
+
+    def __init__(self, settings: BoardSettings) -> None:
+        zone = zone_of(settings.zone)
+        rules: dict[str, list[Rule]] = {}
+        for one in settings.definitions:
+            label = labels(one.window, zone, settings.seasons)
+            for kind, value in _TOLD_BY[one.metric].items():
+                rules.setdefault(kind, []).append(_rule(one, label, value))
+        self._rules = rules
+        self._needs_profiles = any(rule.profile for found in rules.values() for rule in found)
+
+    def project(self, records: Sequence[Recorded]) -> Writes:
+        """The changes that the records make; raises `UnknownEvent`."""
+        writes = Writes({}, {})
+        for record in records:
+            event = record.event
+            kind = event.type
+            if rules := self._rules.get(kind):
+                player = event.subject.partition("/")[2]
+                data = record.data
+                for rule in rules:
+                    _change(writes.boards, rule, record.stream_seq, event.time, player, data)
+            elif kind == PLAYER_REGISTERED:
+                if self._needs_profiles:
+                    data = record.data
+                    player = event.subject.partition("/")[2]
+                    writes.profiles[player] = (data.region or "", data.cohort or "")
+            elif kind not in _KNOWN:
+                raise UnknownEvent(NAME, record.stream_seq, kind)
+        return writes
+
+
+def _rule(one: Definition, label: Labels, value: _Value) -> Rule:
+    return Rule(
+        name=one.name,
+        label=label,
+        by_quest="quest" in one.scope,
+        by_division="division" in one.scope,
+        profile=REGION * ("region" in one.scope) + COHORT * ("cohort" in one.scope),
+        is_best=one.metric == "elapsed",
+        sign=-1 if one.direction == MOST else 1,
+        value=value,
+    )
+
+
+def _change(boards: dict[str, Changes], rule: Rule, seq: int, time: str, player: str, data: Any) -> None:
+    label = rule.label(time)
+    value = rule.sign * rule.value(data)
+    if label is None or not value:
+        return
+    name = base_name(rule.name, label)
+    if rule.by_quest:
+        name = f"{name}:{data.quest}"
+    for each in {f"{name}:{division}" for division in data.divisions} if rule.by_division else (name,):
+        found = boards.get(each)
+        if found is None:
+            found = boards[each] = Changes(rule.is_best, rule.profile, {})
+        before = found.by_player.get(player)
+        if before is None:
+            found.by_player[player] = (value, seq)
+        elif not rule.is_best:
+            found.by_player[player] = (before[0] + value, seq)
+        elif value < before[0]:
+            found.by_player[player] = (value, seq)
 
 
 def member_of(stream_seq: int, player: str) -> str:
@@ -67,23 +151,3 @@ def member_of(stream_seq: int, player: str) -> str:
 def player_of(member: str) -> str:
     """The player behind a member."""
     return member[SEQ_DIGITS:]
-
-
-def project(records: Sequence[Recorded]) -> Scores:
-    """The scores that the records leave behind: per metric and player the last one."""
-    scores: Scores = {}
-    for record in records:
-        event = record.event
-        kind = event.type
-        if kind == QUEST_COMPLETED:
-            data = record.data
-            player = event.subject.removeprefix("player/")
-            score = Score(data.elapsed_ms, member_of(record.stream_seq, player), data.divisions)
-            scores.setdefault(quest_metric(data.quest), {})[player] = score
-        elif kind == XP_AWARDED:
-            player = event.subject.removeprefix("player/")
-            score = Score(-record.data.total, member_of(record.stream_seq, player), ())
-            scores.setdefault(XP, {})[player] = score
-        elif kind not in _KNOWN:
-            raise UnknownEvent(NAME, record.stream_seq, kind)
-    return scores

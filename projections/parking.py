@@ -79,7 +79,7 @@ def _without(records: Sequence[Recorded], first: Mapping[str, int], waiting: lis
     kept = []
     for record in records:
         subject = _subject(record)
-        if subject in first:
+        if subject in first and record.stream_seq >= first[subject]:
             waiting.append(_parked(record, subject, f"behind event {first[subject]}"))
         else:
             kept.append(record)

@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple, Self
 
 from adapters.errors import TallyError
 from adapters.settings import Settings
-from projections.leaderboards import XP, quest_metric
+from projections.boards import quest_board, xp_board
 from simulations.checks import (
     Finding,
     Official,
@@ -247,7 +247,7 @@ async def check(stores: Stores, burst: Burst, progress: Progress) -> list[Findin
     rows, leaves = await stores.rows_by_type(), stores.tree_size()
     accounts, treasury = split_treasury(await stores.tokens_in_postgres())
     official = {player: Official(elapsed, elapsed) for player, elapsed in burst.finishes.items()}
-    board = await stores.board(quest_metric(burst.quest))
+    board = await stores.board(quest_board(burst.quest))
     answered, refused = burst.total("answered"), sum(sum(answer["refused"].values()) for answer in burst.answers)
     outcomes = (
         f"{burst.completions:,} sent, {answered:,} answered, {refused:,} refused, {burst.total('resent'):,} sent again"
@@ -262,7 +262,11 @@ async def check(stores: Stores, burst: Burst, progress: Progress) -> list[Findin
         check_board(burst.quest, board, official),
         check_totals(
             "XP",
-            {"events": fold.xp, "PostgreSQL": await stores.xp_in_postgres(), "Redis": dict(await stores.board(XP))},
+            {
+                "events": fold.xp,
+                "PostgreSQL": await stores.xp_in_postgres(),
+                "Redis": dict(await stores.board(xp_board())),
+            },
         ),
         check_totals("tokens", {"events": fold.tokens, "PostgreSQL": accounts}),
         check_books(accounts, treasury),

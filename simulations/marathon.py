@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from adapters.errors import TallyError
 from adapters.settings import Settings
-from projections.leaderboards import XP, quest_metric
+from projections.boards import quest_board, xp_board
 from simulations.checks import (
     Board,
     Finding,
@@ -176,7 +176,7 @@ async def _check_boards(stores: Stores, stream: Stream, players: int | None) -> 
     ours = stream.fold.own.finishers
     findings = []
     for division, official in read_official(players).items():
-        board = [entry for entry in await stores.board(quest_metric(QUEST), division) if entry[0] in ours]
+        board = [entry for entry in await stores.board(quest_board(QUEST, division)) if entry[0] in ours]
         findings.append(check_board(division, board, official))
     return merge("boards in official order", sorted(findings, key=lambda finding: finding.name.count("-")))
 
@@ -195,7 +195,7 @@ async def _check_counts(stores: Stores, stream: Stream, prediction: Prediction) 
 
 async def _check_sums(stores: Stores, stream: Stream, prediction: Prediction) -> list[Finding]:
     fold = stream.fold
-    redis = dict(await stores.board(XP))
+    redis = dict(await stores.board(xp_board()))
     postgres = await stores.xp_in_postgres()
     accounts, treasury = split_treasury(await stores.tokens_in_postgres())
     return [
@@ -211,7 +211,7 @@ async def _check_sums(stores: Stores, stream: Stream, prediction: Prediction) ->
 async def top(settings: Settings, tenant: str, lines: int) -> Board:
     """The first of the runners as the leaderboard has them."""
     async with Stores(settings, tenant) as stores:
-        return (await stores.board(quest_metric(QUEST), "runners"))[:lines]
+        return (await stores.board(quest_board(QUEST, "runners")))[:lines]
 
 
 def official_top(lines: int, players: int | None) -> Sequence[tuple[int, str, str, int]]:

@@ -12,7 +12,7 @@ from typing import Any, Final, Self
 from adapters import iceberg, postgres
 from adapters.jetstream.connection import connect
 from adapters.jetstream.reader import PullReader, history, stream_info
-from adapters.redis_boards import Boards
+from adapters.redis_ranks import Boards
 from adapters.settings import Settings
 from bus import subjects
 from bus.errors import StoreUnavailable
@@ -20,8 +20,8 @@ from ledger.checkpoint import parse_checkpoint
 from ledger.files import Folder
 from ledger.reader import LogReader
 from ledger.tiles import CHECKPOINT, TILE_WIDTH, tile_at
+from projections.boards import Board
 from projections.errors import ProjectionError
-from projections.leaderboards import Board
 from projections.read_models import TREASURY
 from simulations.fold import Fold
 from simulations.lag import EVENTS
@@ -144,9 +144,8 @@ class Stores:
             digest.update(reader.tile_bytes(tile_at(0, number, tree_size)))
         return digest.hexdigest()
 
-    async def board(self, metric: str, division: str | None = None) -> list[tuple[str, int]]:
+    async def board(self, board: Board) -> list[tuple[str, int]]:
         """A whole leaderboard in its order."""
-        board = Board(metric, division)
         lines: list[tuple[str, int]] = []
         while page := await self._boards.top(board, PAGE, len(lines)):
             lines += [(line.player, line.score) for line in page]

@@ -10,7 +10,7 @@ import msgspec
 
 from adapters import iceberg, postgres_queries
 from adapters.errors import TallyError
-from adapters.redis_boards import Boards
+from adapters.redis_ranks import Boards
 from adapters.settings import Settings
 from adapters.which_tenant import which_tenant
 from projections import analytics

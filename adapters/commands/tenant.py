@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+from pathlib import Path
 
+from adapters.board_settings import read_boards
 from adapters.jetstream.streams import PARTITIONS_DEFAULT
 from adapters.json_option import add_json
 from adapters.settings import Settings
@@ -31,6 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="fast: an acknowledged command is received; durable: it is on disk",
     )
     create.add_argument("--replicas", type=int, choices=(1, 3, 5), default=1, help="of the streams, in a cluster")
+    create.add_argument("--boards", type=Path, metavar="FILE", help="its leaderboards (docs/leaderboards.md)")
     actions.add_parser("list", help="the tenants of this installation")
     reader = actions.add_parser("reader", help="the connection string of a tenant's reader; its password is in a file")
     reader.add_argument("name", metavar="NAME", help="the tenant")
@@ -51,7 +54,14 @@ def run(args: argparse.Namespace) -> int:
             print(f"{row['tenant']:<20} {row['events']:>12,} events  {row['partitions']} partitions  {row['intake']}")
         return 0
     is_new = asyncio.run(
-        create_tenant(settings, args.name, partitions=args.partitions, intake=args.intake, replicas=args.replicas)
+        create_tenant(
+            settings,
+            args.name,
+            partitions=args.partitions,
+            intake=args.intake,
+            replicas=args.replicas,
+            boards=None if args.boards is None else read_boards(args.boards),
+        )
     )
     if args.json:
         print(json.dumps({"tenant": args.name, "created": is_new}))

@@ -9,6 +9,7 @@ from nats.aio.client import Client
 
 from adapters.jetstream.connection import api
 from adapters.jetstream.reader import stream_info, stream_names
+from adapters.jetstream.settings import BOARDS, say_setting, settings_config
 from bus import subjects
 from bus.errors import WrongStream
 from bus.follower import StreamIdentity
@@ -138,8 +139,11 @@ async def create_tenant(
     partitions: int = PARTITIONS_DEFAULT,
     intake: Intake = "fast",
     replicas: int = 1,
+    boards: bytes | None = None,
 ) -> bool:
     """Create a tenant's streams where they are missing; returns whether the tenant is new.
+
+    `boards` are there before anybody sees the tenant.
 
     Raises `WrongStream` when streams of that name exist with another configuration, `InvalidToken` for a bad name.
     """
@@ -148,6 +152,8 @@ async def create_tenant(
     await create_others(
         client, tenant, partitions=partitions, intake=intake, replicas=replicas, are_derived_kept=not is_new
     )
+    if boards is not None:
+        await say_setting(client, tenant, BOARDS, boards)
     await _create(client, events_config(tenant, replicas))
     await describe(client, tenant)
     return is_new
@@ -170,6 +176,7 @@ async def create_others(
         dead_config(tenant, replicas),
         snapshots_config(tenant, replicas),
         timers_config(tenant, replicas),
+        settings_config(tenant, replicas),
         commands_config(tenant, partitions, intake, replicas),
     ):
         await _create(client, config)

@@ -15,6 +15,7 @@ from bus.errors import BusError
 from bus.queries import Query, Request
 
 R = TypeVar("R", bound=Request)
+R_co = TypeVar("R_co", bound=Request, covariant=True)
 Thing = TypeVar("Thing")
 #: Opens what a query reads from: a client, a pool.
 Opens = Callable[[Settings], AbstractAsyncContextManager[Thing]]
@@ -43,12 +44,12 @@ class Sources:
         await self._stack.aclose()
 
 
-class Asked(NamedTuple, Generic[R]):
+class Asked(NamedTuple, Generic[R_co]):
     """One query: whose data, the open tokens of its subject by name, the request."""
 
     tenant: str
     named: dict[str, str]
-    request: R
+    request: R_co
     sources: Sources
 
 

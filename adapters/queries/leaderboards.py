@@ -1,4 +1,4 @@
-"""Leaderboards over NATS: the best, a player's rank, the neighbours."""
+"""Leaderboards over NATS: lines, a player's rank, neighbours, friends, and which boards there are."""
 
 from __future__ import annotations
 
@@ -7,26 +7,38 @@ from typing import Annotated, Final
 import msgspec
 
 from adapters.queries.endpoint import Asked, endpoint
-from adapters.redis_boards import Boards, Standing, shared_client
+from adapters.redis_keys import shared_client
+from adapters.redis_ranks import FRIENDS_MAX, Boards, Rank, Standing
 from bus.queries import Request
-from projections.leaderboards import XP, Board, quest_metric
-
-Token = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
-LinesMax = Annotated[int, msgspec.Meta(ge=1, le=1_000)]
+from domain.values import Token
+from projections.boards import Board, BoardSettings, Definition
 
 
 class BoardQuery(Request, frozen=True, kw_only=True):
-    """Which board: by elapsed time in `quest` (in one `division`, or over all), by XP without one."""
+    """Which board: its name and the values of its scope; a past `window` (`2014-04-21`, `2014-W17`, `2014-04`).
 
+    Without a name: the times of `quest`, in a `division` if one is named, else everybody's XP.
+    """
+
+    board: Token | None = None
     quest: Token | None = None
     division: Token | None = None
+    region: Token | None = None
+    cohort: Token | None = None
+    window: Token | None = None
 
 
 class Top(BoardQuery, frozen=True, kw_only=True):
     """`lines` of a board, the first of them at place `first`."""
 
-    lines: LinesMax = 10
+    lines: Annotated[int, msgspec.Meta(ge=1, le=1_000)] = 10
     first: Annotated[int, msgspec.Meta(ge=1)] = 1
+
+
+class RankOf(BoardQuery, frozen=True, kw_only=True):
+    """Whose rank."""
+
+    player: Token
 
 
 class Around(BoardQuery, frozen=True, kw_only=True):
@@ -36,43 +48,95 @@ class Around(BoardQuery, frozen=True, kw_only=True):
     lines: Annotated[int, msgspec.Meta(ge=0, le=500)] = 3
 
 
+class Friends(BoardQuery, frozen=True, kw_only=True):
+    """The players to rank among each other."""
+
+    players: Annotated[list[Token], msgspec.Meta(min_length=1, max_length=FRIENDS_MAX)]
+
+
+class AllBoards(Request, frozen=True, kw_only=True):
+    """`past` names every board on which somebody stands, each window and value of a scope."""
+
+    past: bool = False
+
+
 class BoardLines(msgspec.Struct, frozen=True, kw_only=True):
-    """Lines of a board, and how many are ranked there."""
+    """Lines of a board in its order, and how many are ranked there."""
 
     board: str
     size: int
     lines: list[Standing]
 
 
-_LINES: Final = [Standing(place=1, player="b1", score=7717200), Standing(place=2, player="b19", score=7718800)]
+class BoardRank(msgspec.Struct, frozen=True, kw_only=True):
+    """How a player lies on a board."""
+
+    board: str
+    rank: Rank
 
 
-def _board(asked: BoardQuery) -> Board:
-    return Board(XP) if asked.quest is None else Board(quest_metric(asked.quest), asked.division)
+class BoardList(msgspec.Struct, frozen=True, kw_only=True):
+    """The definitions of the boards that are there now, the zone of their days, and the names asked for."""
+
+    zone: str
+    boards: list[Definition]
+    names: list[str]
 
 
-@endpoint(
-    "leaderboard.top",
-    example=(Top(quest="boston-2014", lines=2), BoardLines(board="quest:boston-2014", size=31931, lines=_LINES)),
-)
+_LINES: Final = [
+    Standing(place=1, rank=1, dense_rank=1, player="b1", score=7717200),
+    Standing(place=2, rank=1, dense_rank=1, player="b19", score=7717200),
+]
+_SHOWN: Final = BoardLines(board="quest:boston-2014", size=31931, lines=_LINES)
+_RANK: Final = Rank(line=_LINES[1], size=31931, better=0, equal=2, worse=31929, percentile_bp=9999)
+
+
+async def _found(asked: Asked[BoardQuery]) -> tuple[Boards, Board]:
+    boards = Boards(await asked.sources.once(shared_client), asked.tenant)
+    return boards, await boards.find(asked.request)
+
+
+@endpoint("leaderboard.top", example=(Top(quest="boston-2014", lines=2), _SHOWN))
 async def top(asked: Asked[Top]) -> BoardLines:
     """The best of a board, or a page further down."""
-    board = _board(asked.request)
-    boards = Boards(await asked.sources.once(shared_client), asked.tenant)
-    lines = await boards.top(board, asked.request.lines, asked.request.first - 1)
-    return BoardLines(board=board.name, size=await boards.size(board), lines=lines)
+    boards, board = await _found(asked)
+    lines, size = await boards.page(board, asked.request.first - 1, asked.request.lines)
+    return BoardLines(board=board.name, size=size, lines=lines)
 
 
-@endpoint(
-    "leaderboard.around",
-    example=(Around(player="b1", lines=1), BoardLines(board="xp", size=31931, lines=_LINES)),
-)
+@endpoint("leaderboard.rank", example=(RankOf(player="b19"), BoardRank(board="xp", rank=_RANK)))
+async def rank(asked: Asked[RankOf]) -> BoardRank:
+    """A player's place, ranks and percentile."""
+    boards, board = await _found(asked)
+    return BoardRank(board=board.name, rank=await boards.rank(board, asked.request.player))
+
+
+@endpoint("leaderboard.around", example=(Around(quest="boston-2014", player="b1", lines=1), _SHOWN))
 async def around(asked: Asked[Around]) -> BoardLines:
-    """A player's place and score with the neighbours; `lines` 0 for the player alone."""
-    board = _board(asked.request)
-    boards = Boards(await asked.sources.once(shared_client), asked.tenant)
+    """A player's line with the neighbours above and below."""
+    boards, board = await _found(asked)
     lines, size = await boards.around(board, asked.request.player, asked.request.lines)
     return BoardLines(board=board.name, size=size, lines=lines)
 
 
-ENDPOINTS: Final = (top, around)
+@endpoint("leaderboard.friends", example=(Friends(quest="boston-2014", players=["b19", "b1"]), _SHOWN))
+async def friends(asked: Asked[Friends]) -> BoardLines:
+    """The lines of some players in the order of the board; who is not ranked is left out."""
+    boards, board = await _found(asked)
+    lines, size = await boards.friends(board, asked.request.players)
+    return BoardLines(board=board.name, size=size, lines=lines)
+
+
+@endpoint(
+    "leaderboard.boards",
+    example=(AllBoards(past=True), BoardList(zone="UTC", boards=list(BoardSettings().definitions), names=["xp"])),
+)
+async def boards(asked: Asked[AllBoards]) -> BoardList:
+    """Which boards there are."""
+    found = Boards(await asked.sources.once(shared_client), asked.tenant)
+    settings = await found.settings()
+    names = await found.names() if asked.request.past else []
+    return BoardList(zone=settings.zone, boards=list(settings.definitions), names=names)
+
+
+ENDPOINTS: Final = (top, rank, around, friends, boards)

@@ -27,7 +27,7 @@ from bus.asyncapi import CONTRACT_VERSION
 from bus.errors import BusError, StoreUnavailable, WireError
 from bus.queries import BAD_REQUEST, BUSY, FAILED, NOT_FOUND, TOO_LATE, UNAVAILABLE, QueryRefused
 from bus.subjects import InvalidToken
-from projections.errors import NotFound, ProjectionError, SinkUnavailable
+from projections.errors import NotFound, ProjectionError, SinkUnavailable, WrongBoard
 
 log = logging.getLogger(__name__)
 
@@ -188,7 +188,7 @@ def refusal_of(err: BaseException) -> tuple[str, str]:
             return err.code, line
         case NotFound():
             return NOT_FOUND, line
-        case msgspec.ValidationError() | InvalidToken():
+        case msgspec.ValidationError() | InvalidToken() | WrongBoard():
             return BAD_REQUEST, line
         case msgspec.DecodeError() | UnicodeDecodeError():
             return BAD_REQUEST, f"the payload is no JSON object ({line})"

@@ -5,13 +5,14 @@ from typing import ClassVar
 import psycopg
 from stories import ranking
 
-from adapters import iceberg, postgres, redis_boards
+from adapters import iceberg, postgres, redis_ranks
 from adapters.iceberg import AnalyticsFollower
 from adapters.postgres_readmodels import ReadModelFollower
 from adapters.postgres_schema import schema_of
-from adapters.redis_boards import Boards, LeaderboardFollower
+from adapters.redis_boards import LeaderboardFollower
+from adapters.redis_keys import connect, live_keys
 from projections import analytics
-from projections.leaderboards import Board
+from projections.boards import quest_board, xp_board
 
 
 class Leaderboards:
@@ -23,21 +24,31 @@ class Leaderboards:
     url = "redis_url"
     pieces_max = 8
     batch_max = 90
-    read_position = staticmethod(redis_boards.read_position)
+    read_position = staticmethod(redis_ranks.read_position)
 
     @staticmethod
     def wanted(fold):
-        return {name: [(player, abs(scores[player][0])) for player in ranking(scores)]
-                for name, scores in fold["scores"].items()}  # fmt: skip
+        return {
+            board_named(name).name: {
+                "board": [(f"{scores[player][1]:012x}{player}", scores[player][0]) for player in ranking(scores)],
+                "members": {player: f"{seq:012x}" for player, (_, seq) in scores.items()},
+                "scores": sorted({score for score, _ in scores.values()}),
+            }
+            for name, scores in fold["scores"].items()
+        }
 
     @staticmethod
-    async def found(settings, tenant, fold):
-        async with Boards(settings, tenant) as boards:
-            found = {}
-            for name in fold["scores"]:
-                lines = await boards.top(board_named(name), 1000)
-                assert [line.place for line in lines] == list(range(1, len(lines) + 1))
-                found[name] = [(line.player, line.score) for line in lines]
+    async def found(settings, tenant, _):
+        """Every key of the boards, as Redis has them."""
+        async with connect(settings) as client:
+            keys, found = await live_keys(client, tenant), {}
+            for name in await client.smembers(keys.boards):
+                members, board, scores = keys.of_board(name)
+                found[name] = {
+                    "board": await client.zrange(board, 0, -1, withscores=True, score_cast_func=int),
+                    "members": await client.hgetall(members),
+                    "scores": [int(score) for score in await client.zrange(scores, 0, -1)],
+                }
         return found
 
 
@@ -128,6 +139,6 @@ class Analytics:
 
 def board_named(name):
     if name == "xp":
-        return Board("xp")
+        return xp_board()
     _, quest, *division = name.split(":")
-    return Board(f"quest:{quest}", division[0] if division else None)
+    return quest_board(quest, *division)

@@ -6,11 +6,13 @@ import pytest
 import redis
 from stories import Story, finish, publish
 
-from adapters.redis_boards import Boards, Keys, LeaderboardFollower
-from projections.errors import Fenced, NotFound, SinkUnavailable
-from projections.leaderboards import XP, Board
+from adapters.redis_boards import LeaderboardFollower
+from adapters.redis_keys import Keys
+from adapters.redis_ranks import Boards
+from projections.boards import quest_board, xp_board
+from projections.errors import NotFound, ProjectionError, SinkUnavailable
 
-RACE = Board("quest:race")
+RACE = quest_board("race")
 
 
 async def show(settings, story):
@@ -51,7 +53,7 @@ def test_more_xp_ranks_higher_and_a_player_stands_on_the_board_once(settings, te
         await show(settings, story)
 
         async with Boards(settings, tenant) as boards:
-            top = await boards.top(Board(XP), 10)
+            top = await boards.top(xp_board(), 10)
 
         assert [(line.player, line.score) for line in top] == [("p1", 2000), ("p0", 2000), ("p2", 1000)]
 
@@ -66,7 +68,7 @@ def test_a_rank_comes_with_its_neighbours_also_at_the_ends(settings, tenant):
             middle, size = await boards.around(RACE, "p2", 1)
             first, _ = await boards.around(RACE, "p0", 2)
             last, _ = await boards.around(RACE, "p4", 2)
-            rank, _ = await boards.rank(RACE, "p3")
+            rank = (await boards.rank(RACE, "p3")).line
             page = await boards.top(RACE, 2, first=2)
 
         assert size == 5
@@ -86,12 +88,12 @@ def test_who_is_not_ranked_is_told_so(settings, tenant):
         async with Boards(settings, tenant) as boards:
             for board, player in (
                 (RACE, "nobody"),
-                (Board("quest:race", "wheelchairs"), "p0"),
-                (Board("quest:no"), "p0"),
+                (quest_board("race", "wheelchairs"), "p0"),
+                (quest_board("no"), "p0"),
             ):
                 with pytest.raises(NotFound, match="is not ranked"):
                     await boards.rank(board, player)
-            assert await boards.top(Board("quest:no"), 5) == []
+            assert await boards.top(quest_board("no"), 5) == []
 
     asyncio.run(scenario())
 
@@ -107,7 +109,7 @@ def test_a_batch_larger_than_a_script_call_may_be_is_written_whole(settings, ten
 
         async with Boards(settings, tenant) as boards:
             sums = await boards.sums(["race", "hunt"])
-            last, _ = await boards.rank(RACE, "p3999")
+            last = (await boards.rank(RACE, "p3999")).line
 
         assert sums.ranked == {"race": 4_000, "hunt": 4_000}
         assert sums.xp == 8_000_000
@@ -143,7 +145,7 @@ def test_a_redis_that_lost_its_data_is_filled_again_from_the_start(settings, ten
         with redis.Redis.from_url(settings.redis_url) as client:
             client.delete(*client.scan_iter(f"{Keys(tenant).prefix}*"))
 
-        with pytest.raises(Fenced):
+        with pytest.raises(ProjectionError, match=r"Redis lost its data.* filled again from event 1"):
             await follower.apply(story.batch(7, len(story.records)))
         await follower.close()
         await show(settings, story)

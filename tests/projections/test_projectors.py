@@ -7,8 +7,9 @@ from bus.envelope import Recorded
 from domain.player import AcceptQuest, CompleteQuest, ReachStep, RegisterPlayer
 from domain.token import MintTokens, SpendTokens, TransferTokens
 from projections import analytics, leaderboards, positions, read_models
+from projections.boards import Board, BoardSettings, Definition, quest_board, xp_board
 from projections.errors import OutOfOrder, UnknownEvent
-from projections.leaderboards import XP, Board
+from projections.leaderboards import Projector
 from projections.read_models import TREASURY
 
 
@@ -21,38 +22,49 @@ def story_with_two_finishers():
 
 
 def test_a_completion_is_scored_over_all_and_in_its_divisions():
-    scores = leaderboards.project(story_with_two_finishers().records)
+    boards = Projector(BoardSettings()).project(story_with_two_finishers().records).boards
 
-    ann = scores["quest:race"]["ann"]
-    assert (ann.score, ann.divisions) == (7_200_000, ("runners", "runners-women"))
-    assert scores["quest:race"]["bob"].divisions == ("wheelchairs",)
+    told = {
+        name: {player: value for player, (value, _) in changes.by_player.items()} for name, changes in boards.items()
+    }
+    assert told == {
+        "xp": {"ann": -1000, "bob": -1000},
+        "quest:race": {"ann": 7_200_000, "bob": 7_200_000},
+        "division:race:runners": {"ann": 7_200_000},
+        "division:race:runners-women": {"ann": 7_200_000},
+        "division:race:wheelchairs": {"bob": 7_200_000},
+    }
 
 
-def test_of_several_xp_awards_in_a_batch_the_last_total_counts():
+def test_several_xp_awards_in_a_batch_add_up_and_the_last_one_says_since_when():
     story = Story("t")
     for quest in ("race", "hunt"):
         publish(story, quest)
         finish(story, "ann", 600_000, quest=quest)
 
-    scores = leaderboards.project(story.records)
+    changes = Projector(BoardSettings()).project(story.records).boards["xp"]
 
-    assert scores[XP]["ann"].score == -2000
+    last = next(r.stream_seq for r in reversed(story.records) if r.event.type == "xp-awarded/1")
+    assert changes.by_player == {"ann": (-2000, last)}
 
 
 def test_who_got_there_first_sorts_first_among_equal_scores():
-    scores = leaderboards.project(story_with_two_finishers().records)["quest:race"]
+    by_player = Projector(BoardSettings()).project(story_with_two_finishers().records).boards["quest:race"].by_player
+    ann, bob = (leaderboards.member_of(by_player[player][1], player) for player in ("ann", "bob"))
 
-    assert scores["ann"].member < scores["bob"].member
-    assert [leaderboards.player_of(scores[player].member) for player in ("ann", "bob")] == ["ann", "bob"]
+    assert ann < bob
+    assert [leaderboards.player_of(member) for member in (ann, bob)] == ["ann", "bob"]
 
 
 def test_names_of_boards_cannot_meet():
-    boards = [Board(XP), Board("quest:xp"), Board("quest:a", "b"), Board("quest:a-b"), Board("quest:a")]
+    daily = Definition(name="quest-a", metric="xp", window="day")
+    boards = [xp_board(), quest_board("xp"), quest_board("a", "b"), quest_board("a-b"), quest_board("a")]
+    boards += [Board(daily, "2014-04-21"), Board(daily, "2014-04-21", ("b",)), Board(daily, "", ("b",))]
 
     assert len({board.name for board in boards}) == len(boards)
 
 
-@pytest.mark.parametrize("projector", [leaderboards, read_models], ids=["leaderboards", "read models"])
+@pytest.mark.parametrize("projector", [Projector(BoardSettings()), read_models], ids=["leaderboards", "read models"])
 def test_an_event_of_an_unknown_type_is_refused_by_name(projector):
     body = story_with_two_finishers().records[-1].body
     stranger = Recorded(9, body.replace(b'"tokens-minted/1"', b'"tokens-melted/1"'))

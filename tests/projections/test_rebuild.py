@@ -20,14 +20,15 @@ from adapters.jetstream.connection import connect
 from adapters.jetstream.lease import LeaseTaken
 from adapters.postgres_schema import schema_of
 from adapters.rebuild import Rebuild
-from adapters.redis_boards import Boards, Keys
+from adapters.redis_keys import Keys
+from adapters.redis_ranks import Boards
 from bus import subjects
 from bus.errors import WrongStream
 from bus.ports import Message
 from domain.token import TOKENS_SENT
+from projections.boards import xp_board
 from projections.errors import RebuildRefused
 from projections.generations import LIVE, NEXT
-from projections.leaderboards import Board
 
 random_story = functools.partial(stories.random_story, minutes=50)  # hours are partitions, and files
 
@@ -285,7 +286,7 @@ def test_a_past_leaderboard_is_read_by_its_name(settings, tenant):
             await live.rebuild().build_past("early", upto)
 
         async with Boards(settings, tenant, "early") as boards:
-            return [line.player for line in await boards.top(Board("xp"), 10)]
+            return [line.player for line in await boards.top(xp_board(), 10)]
 
     assert asyncio.run(scenario()) == ["first"]
 

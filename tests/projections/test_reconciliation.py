@@ -13,7 +13,7 @@ from adapters import cli, iceberg_table
 from adapters.commands.reconcile import meet
 from adapters.errors import TallyError
 from adapters.postgres_schema import schema_of
-from adapters.redis_boards import Keys
+from adapters.redis_keys import Keys
 from adapters.settings import SOURCES
 from projections.reconciliation import compare
 

@@ -8,6 +8,7 @@ TYPES = {
     "array": lambda value: isinstance(value, list),
     "string": lambda value: isinstance(value, str),
     "integer": lambda value: isinstance(value, int) and not isinstance(value, bool),
+    "boolean": lambda value: isinstance(value, bool),
     "null": lambda value: value is None,
 }
 ABOUT = {"$schema", "$id", "$defs", "title", "description", "default"}
@@ -107,6 +108,7 @@ KEYWORDS = {
     "format": _format,
     "type": lambda value, rule, schema, document: [] if TYPES[rule](value) else [f"{value!r:.80} is no {rule}"],
     "const": _simple(lambda value, rule: value == rule),
+    "enum": _simple(lambda value, rule: value in rule),
     "required": _simple(lambda value, rule: set(rule) <= value.keys(), dict),
     "maxProperties": _simple(lambda value, rule: len(value) <= rule, dict),
     "minProperties": _simple(lambda value, rule: len(value) >= rule, dict),

@@ -16,11 +16,11 @@ import pytest
 
 from adapters import postgres
 from adapters.postgres_roles import WRITER
-from adapters.redis_boards import Keys, connect
+from adapters.redis_keys import Keys, connect
 from adapters.settings import Settings
 from adapters.supervisor import Supervisor
 from adapters.tenants import create_tenant
-from projections.leaderboards import XP, Board, quest_metric
+from projections.boards import Board, quest_board, xp_board
 from simulations import burst, marathon
 from simulations.checks import Finding
 from simulations.installation import client_environment
@@ -117,7 +117,7 @@ def test_one_altered_score_in_redis_fails_the_check(running, replayed):
         await client.zincrby(key, by, member)
         await client.aclose()
 
-    for board, named in ((Board(quest_metric("boston-2014"), "runners"), "leaderboard of runners"), (Board(XP), "XP")):
+    for board, named in ((quest_board("boston-2014", "runners"), "leaderboard of runners"), (xp_board(), "XP")):
         asyncio.run(move(board, -1))
         altered = failed(findings_of(running))
         asyncio.run(move(board, 1))
