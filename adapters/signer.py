@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -15,6 +17,8 @@ from typing import Final
 from adapters.errors import TallyError
 from adapters.key_services import key_opener
 from adapters.published_log import log_dir_of
+from adapters.root_keeper import start_keeper
+from adapters.root_settings import RootsConfig, load_roots_config, trust_authorities
 from adapters.settings import Settings
 from adapters.witness_status import WitnessTeller
 from bus.envelope import Recorded
@@ -23,10 +27,12 @@ from ledger.checkpoint import Checkpoint, parse_checkpoint
 from ledger.errors import ObjectMissing
 from ledger.files import Folder, require
 from ledger.hashing import leaf_hash
-from ledger.keyring import ORIGIN_PREFIX, ensure_keys
+from ledger.keyring import ORIGIN_PREFIX, POLICY, ensure_keys, load_keyring
 from ledger.reader import LogReader
 from ledger.tiles import CHECKPOINT
 from ledger.writer import LogWriter
+
+log = logging.getLogger(__name__)
 
 STREAM_FILE: Final = ".stream"
 SIGN_EVERY_MS: Final = 200
@@ -47,6 +53,7 @@ class Signer:
         self._writer: LogWriter | None = None
         self._teller: WitnessTeller | None = None
         self._signed_at_ms = 0
+        self._stop_keeping = threading.Event()
 
     async def open(self, tenant: str, stream: StreamIdentity) -> Position:
         """Take the tenant's log, close the months that ended, and return where it stands."""
@@ -58,6 +65,9 @@ class Signer:
         opener = key_opener(os.environ)
         keyring = ensure_keys(self._settings.keys_dir, tenant, origin=f"{prefix}/{tenant}", opener=opener)
         log_dir = log_dir_of(self._settings, tenant)
+        config = self._roots_config()
+        if trust_authorities(keyring.folder, config):
+            keyring = load_keyring(keyring.folder, opener)
         writer = LogWriter.open(log_dir, keyring, self._now_ms())
         self._writer, self._teller = writer, WitnessTeller(log_dir)
         folder = Folder(log_dir)
@@ -65,7 +75,17 @@ class Signer:
         if created is None or writer.tree_size == 0:
             created = stream.created
             folder.replace(STREAM_FILE, _stream_file(stream))
+        self._stop_keeping = threading.Event()
+        start_keeper(tenant, log_dir, keyring.folder / POLICY, config, self._stop_keeping)
         return Position(stream_created=created, stream_seq=writer.tree_size, leaf_hash=writer.last_leaf.hex())
+
+    def _roots_config(self) -> RootsConfig:
+        """Who stamps and who keeps copies; what is wrong there is said, and signing goes on."""
+        try:
+            return load_roots_config(self._settings)
+        except TallyError as err:
+            log.warning("no time stamps and no copies: %s", err)
+            return RootsConfig()
 
     async def apply(self, records: Sequence[Recorded]) -> None:
         """Integrate events that follow the last one; leaf index is stream sequence less one."""
@@ -93,6 +113,7 @@ class Signer:
     async def close(self) -> None:
         """Sign what waits and let go of the log."""
         writer, self._writer = self._writer, None
+        self._stop_keeping.set()
         if writer is not None:
             await asyncio.to_thread(writer.close, self._now_ms())
 
@@ -102,6 +123,7 @@ class Signer:
         return self._writer
 
     def _let_go(self) -> None:
+        self._stop_keeping.set()
         if self._writer is not None:
             self._writer.abandon()
             self._writer = None

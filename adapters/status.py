@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from nats.aio.client import Client
@@ -12,6 +12,7 @@ from adapters.generations import PROJECTIONS, generations
 from adapters.jetstream import streams
 from adapters.jetstream.connection import connect
 from adapters.jetstream.reader import message_at, stream_info
+from adapters.root_status import RootsStatus, roots_status
 from adapters.settings import Settings
 from adapters.witness_status import describe_witnesses, evidence_of_fork
 from bus import subjects
@@ -61,10 +62,11 @@ class TenantStatus:
     commands_waiting: int
     log: LogStatus | None
     followers: tuple[FollowerStatus, ...]
+    roots: RootsStatus = field(default_factory=RootsStatus)
 
     @property
     def ok(self) -> bool:
-        return all(follower.problem is None for follower in self.followers)
+        return all(follower.problem is None for follower in self.followers) and not self.roots.alarms
 
 
 async def look(settings: Settings) -> list[TenantStatus]:
@@ -91,6 +93,7 @@ async def _tenant(client: Client, settings: Settings, tenant: str) -> TenantStat
         commands_waiting=int(commands["state"]["messages"]),
         log=log,
         followers=tuple(followers),
+        roots=await asyncio.to_thread(roots_status, settings, tenant),
     )
 
 

@@ -60,6 +60,8 @@ def _lines(status: TenantStatus) -> Iterator[str]:
     yield f"  chain head     {status.log.chain_head}"
     for line in status.log.witnesses:
         yield f"  witness        {line}"
+    for label, lines in (("roots wait", status.roots.waiting), ("ALARM", status.roots.alarms)):
+        yield from (f"  {label:<14} {line}" for line in lines)
 
 
 def _lag(follower: FollowerStatus) -> str:

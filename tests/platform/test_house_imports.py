@@ -28,6 +28,8 @@ CLIENT_PLACES: dict[str, tuple[str, ...]] = {
     "psycopg": ("adapters/postgres", "benchmarks/"),
     "pyiceberg": ("adapters/iceberg", "adapters/lake", "benchmarks/"),
     "pyarrow": ("adapters/iceberg", "adapters/lake", "benchmarks/"),
+    "boto3": ("adapters/worm.py",),
+    "botocore": ("adapters/worm.py",),
     "eventsourcing": ("adapters/eventsourcing", "benchmarks/"),
 }
 # Where a connection is made; its errors and types may be named wherever the client may.
