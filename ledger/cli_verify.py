@@ -9,14 +9,17 @@ from pathlib import Path
 from ledger.cli_output import Report, load_policy, read_file
 from ledger.completeness import COMPLETENESS_FORMAT, parse_completeness, verify_completeness
 from ledger.errors import LedgerError, WrongUse
+from ledger.export import is_export, read_export, verify_export
 from ledger.policy import Policy
 from ledger.receipt import PROOF_FORMAT, Claim, parse_proof, parse_receipt, verify_proof, verify_receipt
 
-HELP = "check a receipt or a proof of completeness offline: entries, proofs, signatures, month"
+HELP = "check a receipt, a month's export or a proof of completeness offline: entries, proofs, signatures, month"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("receipt", type=Path, metavar="RECEIPT", help="receipt of `tally prove`, or a .tlog-proof file")
+    parser.add_argument(
+        "receipt", type=Path, metavar="RECEIPT", help="receipt of `tally prove`, export of a month, or .tlog-proof"
+    )
     parser.add_argument(
         "--policy", type=Path, required=True, metavar="FILE", help="trust root: keys, witnesses, quorum"
     )
@@ -25,13 +28,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "examples:\n"
         "  tally verify winner.receipt --policy boston.policy\n"
+        "  tally verify boston-2026-11.zip --policy boston.policy\n"
         "  tally verify winner.tlog-proof --entry winner.json --policy boston.policy"
     )
 
 
 def run(args: argparse.Namespace) -> int:
     policy = load_policy(args.policy)
-    data = read_file("receipt", args.receipt)
+    data = b"" if args.receipt.is_dir() else read_file("receipt", args.receipt)
     report = Report(is_json=args.json)
     try:
         for claim in _claims(args, data, policy):
@@ -45,6 +49,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _claims(args: argparse.Namespace, data: bytes, policy: Policy) -> Iterator[Claim]:
     what = args.receipt.name
+    if is_export(args.receipt, data):
+        yield from verify_export(what, read_export(args.receipt, data), policy)
+        return
     if COMPLETENESS_FORMAT.encode() in data[:100]:
         yield from verify_completeness(what, parse_completeness(what, data), policy)
         return

@@ -18,7 +18,7 @@ from typing import Final
 
 from cryptography import x509
 
-from ledger.cms import digest, digest_of, load_certificate, read_signed, require_signed
+from ledger.cms import SignedContent, digest, digest_of, load_certificate, read_signed, require_signed
 from ledger.der import (
     BOOLEAN,
     CONTEXT,
@@ -74,12 +74,10 @@ def timestamp_request(message: bytes, nonce: int) -> bytes:
     return encode_der(SEQUENCE, encode_integer(1), imprint, encode_integer(nonce), encode_der(BOOLEAN, b"\xff"))
 
 
-def verify_timestamp(
-    what: str, response: bytes, message: bytes, roots: Sequence[x509.Certificate], *, nonce: int | None = None
-) -> TimeStamp:
-    """Check a response against the message and the authority's roots; raises `Malformed` or `TimestampFailed`.
+def read_timestamp(what: str, response: bytes, message: bytes) -> tuple[TimeStamp, SignedContent]:
+    """What a response states of a message, and the signature under it, which is not checked yet.
 
-    `nonce` is that of the request: whoever asked refuses the answer to another question.
+    Raises `Malformed`, or `TimestampFailed` when it was not granted or is about another message.
     """
     if len(response) > RESPONSE_BYTES_MAX:
         raise Malformed(what, expected=f"at most {RESPONSE_BYTES_MAX} bytes", found=len(response))
@@ -91,7 +89,17 @@ def verify_timestamp(
     token = outer.take(SEQUENCE)
     outer.finish()
     signed = read_signed(what, token, _TST_INFO)
-    stamp = _read_info(what, signed.content, message, signed.signer.subject.rfc4514_string())
+    return _read_info(what, signed.content, message, signed.signer.subject.rfc4514_string()), signed
+
+
+def verify_timestamp(
+    what: str, response: bytes, message: bytes, roots: Sequence[x509.Certificate], *, nonce: int | None = None
+) -> TimeStamp:
+    """Check a response against the message and the authority's roots; raises `Malformed` or `TimestampFailed`.
+
+    `nonce` is that of the request: whoever asked refuses the answer to another question.
+    """
+    stamp, signed = read_timestamp(what, response, message)
     if nonce is not None and stamp.nonce != nonce:
         found = "none" if stamp.nonce is None else f"{stamp.nonce:x}"
         raise TimestampFailed(f"{what}, nonce", expected=f"{nonce:x}, that of the request", found=found)
