@@ -82,9 +82,8 @@ def _list(folder: Folder, policy: Policy, *, is_json: bool) -> int:
         events = month.closing.tree_size - month.opening.tree_size
         kind = "provisional" if month.is_provisional else "certified"
         size, root = month.closing.tree_size, month.closing_root.hex()
-        print(
-            f"{month.month}  {kind:<11}  {events:>12,} events  size {size:<10} {root}{_kept_line(folder, policy, month)}"
-        )
+        line = f"{month.month}  {kind:<11}  {events:>12,} events  size {size:<10} {root}"
+        print(f"{line}{_kept_line(folder, policy, month)}")
     if not months:
         print(f"no roots in {folder.root}: the signer publishes the first when it starts (tally status)")
     return 0
