@@ -3,8 +3,12 @@
 import os
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from authorities import Authority, AuthorityServer
+from kept_places import LAST_MONTH_MS, NOW_MS, Place
+from log_samples import Installation
 from witness_samples import RunningWitness, WitnessedLog
 
 from ledger import keyring, witness_client, witness_setup
@@ -45,3 +49,59 @@ def witnesses(witnessed, scratch):
     yield running
     for witness in running:
         witness.stop()
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    return Authority(tmp_path_factory.mktemp("authorities") / "one", name="one")
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    return Authority(tmp_path_factory.mktemp("authorities") / "two", name="two", is_rsa=True)
+
+
+@pytest.fixture
+def server(two):
+    server = AuthorityServer(two)
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def store():
+    moto = pytest.importorskip("moto.server", reason="moto[server] is not installed")
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(store, request, monkeypatch):
+    """A bucket with Object Lock and a client of its own."""
+    import boto3
+
+    for name, value in {"ACCESS_KEY_ID": "test", "SECRET_ACCESS_KEY": "test", "DEFAULT_REGION": "us-east-1"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    name = f"roots-{abs(hash(request.node.nodeid))}"
+    client = boto3.client("s3", endpoint_url=store)
+    client.create_bucket(Bucket=name, ObjectLockEnabledForBucket=True)
+    yield SimpleNamespace(name=name, client=client, endpoint=store)
+    client.close()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    base = tmp_path_factory.mktemp("made")
+    installed = Installation(base)
+    installed.publish(40, 300, now_ms=LAST_MONTH_MS)
+    installed.publish(310, now_ms=NOW_MS)
+    return base
+
+
+@pytest.fixture
+def place(tmp_path, made):
+    return Place(tmp_path, made)

@@ -1,0 +1,117 @@
+"""`tally roots`: time stamps and copies shown and compared, months exported; settings that make no sense refused."""
+
+import json
+import shutil
+from argparse import ArgumentParser
+from dataclasses import replace
+
+import pytest
+from kept_places import MONTH, keep
+
+from adapters.commands import roots
+from adapters.errors import TallyError
+from adapters.root_settings import load_roots_config
+from ledger.beside import stamp_path
+from ledger.cli import main
+from ledger.keyring import load_keyring
+from ledger.months import certificate_path, open_month, seal
+
+pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed (Debian: openssl)")
+
+
+def run_roots(place, *words):
+    parser = ArgumentParser()
+    roots.configure(parser)
+    args = parser.parse_args(words)
+    args.data, args.tenant = place.settings.data_dir, "boston"
+    return roots.run(args)
+
+
+def test_the_commands_show_stamps_and_copies_check_them_and_export_the_month(place, one, bucket, capsys, tmp_path):
+    keep(place.write(one, bucket=bucket))
+
+    codes = [
+        run_roots(place, "list"),
+        run_roots(place, "show", MONTH),
+        run_roots(place, "check"),
+        run_roots(place, "export", MONTH, "-o", str(tmp_path / "month.zip")),
+        run_roots(place, "attest", MONTH, "-o", str(tmp_path / "page.html")),
+    ]
+
+    out = capsys.readouterr().out
+    policy = place.settings.keys_dir / "boston" / "policy"
+    assert codes == [0, 0, 0, 0, 0]
+    assert "stamped by one  3 copies" in out
+    assert "  time stamp    one: at 20" in out
+    assert f"  copy          s3://{bucket.name}/here/boston/roots/{MONTH}.one.tsr (version " in out
+    assert out.count("the same bytes, locked until 20") == 3
+    assert "month.zip: 7 files, checked by: tally verify" in out
+    assert main(["verify", str(tmp_path / "month.zip"), "--policy", str(policy)]) == 0
+    assert (tmp_path / "page.html").read_bytes().startswith(b"<!DOCTYPE html>")
+
+
+def test_the_check_names_a_copy_that_was_overlaid_a_deleted_one_and_a_missing_stamp(place, one, bucket, capsys):
+    keep(place.write(one, bucket=bucket))
+    base = f"here/boston/roots/{MONTH}"
+    bucket.client.put_object(Bucket=bucket.name, Key=f"{base}.dsse.json", Body=b"a newer version")
+    bucket.client.delete_object(Bucket=bucket.name, Key=f"{base}.checkpoint")
+    place.folder.remove(stamp_path(MONTH, "one"))
+
+    assert run_roots(place, "check", MONTH) == 1
+
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"ok      {MONTH}  certificate, root ")
+    assert lines[1] == f"FAILED  {MONTH}  time stamp of one: missing, tally status says why"
+    assert "a newer" not in lines[2]
+    assert f"{base}.dsse.json, version " in lines[2]
+    assert "the copy differs from" in lines[2]
+    assert f"{base}.checkpoint: somebody deleted it" in lines[3]
+
+
+def test_a_certificate_that_was_changed_after_it_was_copied_is_told_by_the_check(place, bucket, capsys):
+    keep(place.write(bucket=bucket))
+    bucket.client.put_object(Bucket=bucket.name, Key="here/boston/roots/other", Body=b"")
+    path = certificate_path(MONTH)
+    keyring = load_keyring(place.settings.keys_dir / "boston")
+    statement = open_month(path, place.folder.read(path), place.policy())
+    lie = replace(statement, counts={"quest-completed/1": 300})
+    place.folder.replace(path, seal(lie.payload(), keyring.certificate_key))
+
+    assert run_roots(place, "check", "--json") == 1
+
+    checks = json.loads(capsys.readouterr().out)["checks"]
+    assert [check["is_good"] for check in checks] == [True, False, True]
+    assert "the copy differs from" in checks[1]["detail"]
+
+
+BAD_SETTINGS = {
+    "no TOML": ("[authorities", "cannot be read"),
+    "unknown table": ("[author]", "names author, wanted some of authorities, worm"),
+    "unknown key": ('[worm]\nbukket = "b"', "names bukket, wanted some of bucket"),
+    "no url": ('[authorities.x]\nca = "ca.pem"', "wanted ca .* and either url"),
+    "both": ('[authorities.x]\nca = "c"\nurl = "http://x"\ncommand = ["x"]', "wanted ca .* and either url"),
+    "file URL": ('[authorities.x]\nca = "c"\nurl = "file:///etc"', "wanted http:// or https://"),
+    "no CA": ('[authorities.x]\nca = "none.pem"\nurl = "http://x"', "holds no certificates in PEM"),
+    "bad name": ('[authorities."a b"]\nca = "c"\nurl = "http://x"', "expected 1 to 64 letters"),
+    "no bucket": ("[worm]\nretention_days = 3", "wanted bucket"),
+    "no days": ('[worm]\nbucket = "b"\nretention_days = 0', "wanted a number from 1"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_SETTINGS)
+def test_settings_that_make_no_sense_are_refused_in_one_line_and_told_by_the_status(place, case):
+    text, message = BAD_SETTINGS[case]
+    place.config.write_text(text)
+
+    with pytest.raises(TallyError, match=message) as found:
+        load_roots_config(place.settings)
+    assert "\n" not in str(found.value)
+    assert place.status().waiting == (str(found.value),)
+
+
+def test_nothing_configured_is_nothing_to_wait_for(place, monkeypatch):
+    assert place.status().waiting == ()
+    assert load_roots_config(place.settings).is_empty
+    monkeypatch.setenv("TALLY_ROOTS_CONFIG", "/nowhere/roots.toml")
+    with pytest.raises(TallyError, match="is not there: TALLY_ROOTS_CONFIG names it"):
+        load_roots_config(place.settings)
