@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 from authorities import Authority, AuthorityServer
-from kept_places import LAST_MONTH_MS, NOW_MS, Place
+from kept_places import LAST_MONTH_MS, NOW_MS, Place, recorded
 from log_samples import Installation
 from witness_samples import RunningWitness, WitnessedLog
 
@@ -97,8 +97,10 @@ def bucket(store, request, monkeypatch):
 def made(tmp_path_factory):
     base = tmp_path_factory.mktemp("made")
     installed = Installation(base)
-    installed.publish(40, 300, now_ms=LAST_MONTH_MS)
-    installed.publish(310, now_ms=NOW_MS)
+    for size, at_ms in ((40, LAST_MONTH_MS), (300, LAST_MONTH_MS), (310, NOW_MS)):
+        writer = installed.open(at_ms)
+        writer.append(recorded(writer.tree_size, size, at_ms))
+        writer.close(at_ms)
     return base
 
 

@@ -4,6 +4,9 @@ import json
 import shutil
 import threading
 import time
+from datetime import UTC, datetime
+
+from log_samples import event
 
 from adapters.published_log import load_policy
 from adapters.root_keeper import RootKeeper
@@ -16,6 +19,12 @@ from ledger.months import month_of
 NOW_MS = int(time.time() * 1000)
 LAST_MONTH_MS = NOW_MS - 32 * 86_400_000
 MONTH = month_of(LAST_MONTH_MS)
+
+
+def recorded(first, end, at_ms):
+    """Events that were recorded when their checkpoint was signed."""
+    at = datetime.fromtimestamp(at_ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
+    return [event(number, recordedtime=at) for number in range(first, end)]
 
 
 class Place:

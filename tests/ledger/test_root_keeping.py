@@ -7,8 +7,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from kept_places import MONTH, NOW_MS, keep, wait_for
-from log_samples import events
+from kept_places import MONTH, NOW_MS, keep, recorded, wait_for
 
 from adapters.root_keeper import read_kept
 from adapters.root_status import roots_status
@@ -203,7 +202,7 @@ def test_the_signer_stamps_and_copies_beside_signing_and_a_failing_authority_doe
         await asyncio.to_thread(asked.wait, 20)
         sizes = []
         for seq in (311, 312, 313):
-            await signer.apply([Recorded(seq, events(seq - 1, seq)[0])])
+            await signer.apply([Recorded(seq, recorded(seq - 1, seq, NOW_MS)[0])])
             clock.now_ms += 250
             await signer.idle()
             sizes.append(signer._require_open().signed.tree_size)
