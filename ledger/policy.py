@@ -18,7 +18,7 @@ signature, by a certificate key whose range has the month's closing size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Final, Self
@@ -131,7 +131,7 @@ class Policy:
             )
         signed, log_times = self._log_signatures(what, checkpoint, note)
         witnessed, witness_times = self._witness_signatures(what, checkpoint, note)
-        if self.needs_witnesses(checkpoint.tree_size) and not self._is_satisfied(self.quorum, witnessed):
+        if self.needs_witnesses(checkpoint.tree_size) and not self.is_quorate(witnessed):
             raise SignatureFailed(
                 f"{what} of size {checkpoint.tree_size}, witnesses",
                 expected=f"the quorum {self.quorum}, from size {self.quorum_from} on",
@@ -184,7 +184,11 @@ class Policy:
                     witnessed.append(name)
         return witnessed, times
 
-    def _is_satisfied(self, name: str, witnessed: list[str]) -> bool:
+    def is_quorate(self, witnessed: Collection[str]) -> bool:
+        """Whether these witnesses, by their names in the policy, are enough."""
+        return self.quorum == NONE or self._is_satisfied(self.quorum, witnessed)
+
+    def _is_satisfied(self, name: str, witnessed: Collection[str]) -> bool:
         group = self.groups.get(name)
         if group is None:
             return name in witnessed

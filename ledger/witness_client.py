@@ -16,7 +16,7 @@ from typing import Final
 
 from ledger.checkpoint import verify_signature
 from ledger.encoding import parse_decimal
-from ledger.errors import HistoryForked, LedgerError, NotWitnessed, SignatureFailed, excerpt
+from ledger.errors import HistoryForked, LedgerError, NotWitnessed, SignatureFailed, WrongUse, excerpt
 from ledger.files import Folder
 from ledger.history import keep_evidence
 from ledger.note import SignatureLine, VerifierKey, parse_note
@@ -56,7 +56,16 @@ class Cosigning:
     """Asks the witnesses of a policy; `ask` returns at once, `quorate` says whether enough of them have answered."""
 
     def __init__(self, policy: Policy, log_dir: Path, memory: Path, signed: OpenedCheckpoint | None) -> None:
-        """`memory` is the remembered checkpoint, beside which evidence is kept; `signed` the last one published."""
+        """`memory` is the remembered checkpoint, beside which evidence is kept; `signed` the last one published.
+
+        Raises `WrongUse` when the policy does not say where enough witnesses answer.
+        """
+        if not policy.is_quorate(policy.witness_urls):
+            raise WrongUse(
+                f"policy: quorum {policy.quorum}",
+                expected="a URL at the end of the line of enough witnesses (witness <name> <vkey> <url>)",
+                found=", ".join(policy.witness_urls) or "none",
+            )
         self._policy = policy
         self._folder = Folder(log_dir)
         self._memory = memory

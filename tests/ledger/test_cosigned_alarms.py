@@ -1,17 +1,23 @@
 """Alarms, crashes and stale signers of a log with witnesses: two histories are never published, nor signed on."""
 
 import json
+import random
 import shutil
+import time
+import urllib.request
+from types import SimpleNamespace
 
 import pytest
 from log_samples import NOV_21, event, events
-from witness_samples import Puppet, WitnessedLog, grow, wait_for
+from test_crashes import Crash, Disk
+from witness_samples import Puppet, RunningWitness, WitnessedLog, grow, served, wait_for
 
 from ledger.checkpoint import parse_checkpoint
 from ledger.errors import HistoryForked
 from ledger.files import Folder
 from ledger.proofs import verify_consistency
 from ledger.reader import LogReader
+from ledger.witness import checkpoint_path
 
 
 def notes_of(witness):
@@ -214,6 +220,58 @@ def test_a_log_rolled_back_by_its_disk_catches_up_with_what_was_cosigned(witness
     assert first == again
 
 
+def test_a_signer_that_is_killed_again_and_again_never_shows_its_witness_a_second_history(
+    witnessed, scratch, monkeypatch
+):
+    """The witness is a process of its own, so that only the signer's operations on the disk are counted."""
+    witness = RunningWitness(scratch / "w", witnessed.plain_policy())
+    disk, dice, seen = Disk(monkeypatch), random.Random(20261125), []
+    with served(witness.base) as (url, said):
+        witnessed.require("all", SimpleNamespace(keys=witness.keys, url=url))
+        for round_number in range(15):
+            disk.crash_at(dice.randrange(60))
+            try:
+                live_with_witness(witnessed, 12 * (round_number + 1))
+            except Crash:
+                disk.tear(dice)
+            disk.left = None
+            seen += [witnessed.published, Folder(witnessed.keyring.folder).read("last-signed")]
+        live_with_witness(witnessed, 400)
+        with urllib.request.urlopen(f"{url}/{checkpoint_path(witnessed.keyring.origin)}", timeout=30) as answer:
+            recorded = answer.read()
+
+    assert parse_checkpoint("recorded", recorded)[0].tree_size == 400
+    require_one_history(witnessed, [note for note in seen if note])
+    assert evidence_of(witnessed) == []
+    assert " 422" not in said[1]
+    assert said[1].count(" 200") > 5
+
+
+def live_with_witness(witnessed, size):
+    """Open, integrate, sign and wait for the quorum, by the system's clock as the witness has it."""
+    now_ms = int(time.time() * 1000)
+    writer = witnessed.open(now_ms)
+    try:
+        if writer.tree_size < size:
+            grow(writer, size, now_ms=now_ms)
+        writer.close(now_ms)
+    finally:
+        writer.abandon()
+
+
+def require_one_history(witnessed, notes, size=400):
+    """Every checkpoint that was seen is of the log as it stands; returns their sizes."""
+    reader = LogReader(witnessed.folder, size)
+    heads = {parse_checkpoint("seen", note)[0] for note in notes}
+    for head in heads:
+        if head.tree_size:
+            proof = reader.consistency_proof(head.tree_size)
+            verify_consistency(head.tree_size, size, head.root, reader.root(), proof)
+    assert len({head.tree_size for head in heads}) == len(heads)
+    assert witnessed.audit().checkpoint.checkpoint.tree_size == size
+    return len(heads)
+
+
 def test_all_that_witnesses_and_readers_ever_saw_is_one_history(witnessed, witnesses):
     """Witnesses come and go, the signer is ended at any moment; every note that was seen is of one log."""
     witnessed.require(2, *witnesses)
@@ -227,20 +285,11 @@ def test_all_that_witnesses_and_readers_ever_saw_is_one_history(witnessed, witne
         if round_number % 2:
             wait_for(writer, 40 * (round_number + 1))
         seen += [witnessed.published, Folder(witnessed.keyring.folder).read("last-signed")]
-        seen += [note.text for note in filter(None, map(notes_of, (w for w in witnesses if w.server)))]
+        seen += [w.witness.checkpoint_at(checkpoint_path(witnessed.keyring.origin)) for w in witnesses if w.server]
         writer.abandon()
         witness.start()
     writer = witnessed.open()
     grow(writer, 400)
     writer.close(NOV_21)
 
-    reader = LogReader(witnessed.folder, 400)
-    heads = {parse_checkpoint("seen", note if isinstance(note, bytes) else f"{note}\n— x AAAAAAA=\n".encode())[0]
-             for note in seen}  # fmt: skip
-    for head in heads:
-        if head.tree_size:
-            proof = reader.consistency_proof(head.tree_size)
-            verify_consistency(head.tree_size, 400, head.root, reader.root(), proof)
-    assert len(heads) > 5
-    assert len({head.tree_size for head in heads}) == len(heads)
-    assert witnessed.audit().checkpoint.checkpoint.tree_size == 400
+    assert require_one_history(witnessed, [note for note in seen if note]) > 5

@@ -6,12 +6,14 @@ import threading
 
 import pytest
 from log_samples import DAY_MS, NOV_21, events
-from witness_samples import Puppet, grow, wait_for
+from witness_samples import NOW, Puppet, RunningWitness, grow, wait_for
 
-from ledger import writer
+from ledger import witness_setup, writer
 from ledger.checkpoint import parse_checkpoint
-from ledger.errors import NotWitnessed, SignatureFailed
+from ledger.errors import NotWitnessed, SignatureFailed, WrongUse
 from ledger.files import Folder
+from ledger.keyring import load_keyring
+from ledger.primitives import has_ml_dsa_44
 from ledger.witness import parse_request
 
 
@@ -109,6 +111,35 @@ def test_a_log_whose_policy_asks_for_witnesses_later_names_the_size_from_which_o
 
     assert len(witnessed.policy().open("c", witnessed.published).witnessed_by) >= 2
     assert witnessed.audit().checkpoint.checkpoint.tree_size == 400
+
+
+def test_a_policy_that_does_not_say_where_enough_witnesses_answer_is_refused(witnessed, witnesses):
+    witnessed.require(2, *witnesses)
+    policy = witnessed.policy_path
+    policy.write_text("\n".join(line.removesuffix(f" {witnesses[1].url}") for line in policy.read_text().split("\n")))
+    witnessed.keyring = load_keyring(witnessed.keyring.folder)
+    witnessed.open().abandon()
+
+    policy.write_text("\n".join(line.removesuffix(f" {witnesses[0].url}") for line in policy.read_text().split("\n")))
+    witnessed.keyring = load_keyring(witnessed.keyring.folder)
+    with pytest.raises(WrongUse, match=r"policy: quorum g: expected a URL at the end of the line .*, found w2"):
+        witnessed.open()
+
+
+@pytest.mark.skipif(not has_ml_dsa_44(), reason="this build of cryptography has no ML-DSA-44")
+def test_one_service_may_cosign_under_two_keys_and_two_names(witnessed, scratch, monkeypatch):
+    monkeypatch.setattr(witness_setup, "has_ml_dsa_44", lambda: True)
+    with RunningWitness(scratch / "both", witnessed.plain_policy()) as witness:
+        lines = [f"witness {name} {key} {witness.url}" for name, key in zip("ab", witness.keys, strict=True)]
+        policy = witnessed.plain_policy().replace("quorum none", "\n".join([*lines, "group g all a b", "quorum g"]))
+        witnessed.policy_path.write_text(policy)
+        witnessed.keyring = load_keyring(witnessed.keyring.folder)
+        writer = witnessed.open()
+        grow(writer, 5)
+        writer.close(NOV_21)
+
+    opened = witnessed.policy().open("c", witnessed.published)
+    assert (opened.witnessed_by, opened.at_seconds) == (("a", "b"), NOW)
 
 
 def test_a_new_log_does_not_begin_without_its_quorum(witnessed, witnesses, monkeypatch):

@@ -1,16 +1,13 @@
 """A witness over HTTP, and its command: everything is bounded, a stop lets requests finish."""
 
 import json
-import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from witness_samples import LOG, WRONG_KEY, RunningWitness
+from witness_samples import LOG, WRONG_KEY, RunningWitness, post, served
 
 from ledger import witness_setup
 from ledger.cli import main
@@ -139,21 +136,12 @@ def test_the_command_makes_a_witness_and_serves_it_until_it_is_told_to_stop(tmp_
     assert all(path.stat().st_mode & 0o077 == 0 for path in base.glob("*.key"))
     Folder(base / "logs").replace("log.policy", LOG.policy.encode())
 
-    command = [sys.executable, "-m", "ledger.cli", "witness", "serve", str(base), "--listen", "127.0.0.1:0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as served:
-        try:
-            line = served.stdout.readline()
-            running = RunningWitness.__new__(RunningWitness)
-            running.server = type("Port", (), {"server_address": ("", int(line.rpartition(":")[2]))})
-            status, body, _ = running.add(LOG.request(0, 4))
-            served.send_signal(signal.SIGTERM)
-            _, errors = served.communicate(timeout=30)
-        finally:
-            served.kill()
+    with served(base) as (url, said):
+        status, body = post(url, LOG.request(0, 4))
 
-    assert (status, served.returncode) == (200, 0)
+    assert (status, said[2]) == (200, 0)
     assert body.startswith("— w.example/1 ".encode())
-    assert "'example.com/log' 200" in errors
+    assert "'example.com/log' 200" in said[1]
     assert main(["witness", "show", str(base), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["logs"] == {"example.com/log": 4}
 

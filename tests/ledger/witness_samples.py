@@ -1,8 +1,14 @@
 """Small logs with their signed checkpoints, and witnesses that really answer over HTTP."""
 
+import contextlib
 import http.client
+import signal
+import subprocess
+import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from log_samples import NOV_21, Installation, events, slow_consistency, slow_root
@@ -107,6 +113,31 @@ class RunningWitness:
 
     def add(self, body):
         return self.ask("POST", "/add-checkpoint", body)
+
+
+@contextlib.contextmanager
+def served(base):
+    """The witness of a folder in a process of its own, by the system's clock: its URL and, at the end, what it said."""
+    command = [sys.executable, "-m", "ledger.cli", "witness", "serve", str(base), "--listen", "127.0.0.1:0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            url = process.stdout.readline().split()[-1]
+            said = []
+            yield url, said
+            process.send_signal(signal.SIGTERM)
+            said += [*process.communicate(timeout=30), process.returncode]
+        finally:
+            process.kill()
+
+
+def post(url, body):
+    """Status and body of one request to `add-checkpoint`."""
+    try:
+        with urllib.request.urlopen(f"{url}/add-checkpoint", body, timeout=30) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as err:
+        with err:
+            return err.code, err.read()
 
 
 class Puppet(ThreadingHTTPServer):

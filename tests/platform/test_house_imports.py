@@ -135,7 +135,7 @@ def test_auditors_need_the_standard_library_and_cryptography_only():
         "            raise ModuleNotFoundError(f'{name} is not in the base install', name=name)\n"
         "sys.meta_path.insert(0, OnlyTheBase())\n"
         "from adapters.cli import main\n"
-        "for command in ('verify', 'audit'):\n"
+        "for command in ('verify', 'audit', 'witness'):\n"
         "    try: main([command, '--help'])\n"
         "    except SystemExit as ended: assert ended.code == 0\n"
         "import ledger.cli, ledger.writer, ledger.receipt\n"
