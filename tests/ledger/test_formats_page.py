@@ -8,9 +8,10 @@ from ledger.checkpoint import Checkpoint
 from ledger.hashing import FIRST_LINK, chain_links, leaf_hashes, node_hash, tree_root
 from ledger.keys import SigningKey, format_private_key, public_key
 from ledger.months import CERTIFIED, PAYLOAD_TYPE, STATEMENT_TYPE
-from ledger.note import ED25519, Note
+from ledger.note import COSIGNATURE_ED25519, ED25519, Note
 from ledger.receipt import PROOF_FORMAT, RECEIPT_FORMAT
 from ledger.tiles import encode_bundle
+from ledger.witness import AddCheckpoint, checkpoint_path
 
 PAGE = (Path(__file__).parents[2] / "docs" / "formats.md").read_text()
 ENTRIES = [b'{"n":1}', b'{"n":2}', b'{"n":3}']
@@ -24,6 +25,18 @@ def example_note():
     return bytes(Note(checkpoint.text, (signer.sign_checkpoint(checkpoint, 0),))).decode()
 
 
+def witness_example():
+    """Request, answer, and where the witness keeps it."""
+    origin = "tallyroot.example/ledger/example"
+    seed = b"\x02" * 32
+    witness = SigningKey.parse(
+        format_private_key(public_key("witness.example/w1", COSIGNATURE_ED25519, seed), seed)
+    )
+    request = AddCheckpoint(2, (LEAVES[2],), example_note().encode())
+    line = witness.sign_checkpoint(Checkpoint(origin, 3, tree_root(LEAVES)), 1_795_255_200)
+    return bytes(request).decode(), f"{line}", checkpoint_path(origin)
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -33,6 +46,7 @@ def example_note():
         node_hash(LEAVES[0], LEAVES[1]).hex(),
         tree_root(LEAVES).hex(),
         example_note(),
+        *witness_example(),
         *(CERTIFIED, PAYLOAD_TYPE, STATEMENT_TYPE, PROOF_FORMAT, RECEIPT_FORMAT),
     ],
 )
