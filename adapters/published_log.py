@@ -13,7 +13,7 @@ from bus.subjects import require_token
 from ledger.checkpoint import parse_checkpoint
 from ledger.errors import ObjectMissing
 from ledger.files import Folder, require
-from ledger.keyring import POLICY
+from ledger.keyfolder import POLICY
 from ledger.policy import Policy, parse_policy
 from ledger.reader import LogReader
 from ledger.tiles import CHECKPOINT

@@ -17,6 +17,7 @@ from ledger.files import Folder, Source, require
 from ledger.hashing import HASH_BYTES
 from ledger.history import require_later, require_same_beginning
 from ledger.index import index_head
+from ledger.keyaudit import keys_claim, require_month_keys
 from ledger.months import (
     ROOTS,
     MonthStatement,
@@ -114,9 +115,9 @@ def audit_log(
         require_same_beginning(each.checkpoint, replay.states[each.checkpoint.tree_size].root)
     if known is not None:
         claims.append(Claim("history", f"extends the checkpoint of an earlier audit, {known.checkpoint}"))
-    reader = LogReader(source, size)
-    for month in months:
-        claims += [_check_month(month, replay.states, reader), *_check_beside(month, source, policy)]
+    if not is_plain:
+        claims.append(keys_claim(policy, opened.checkpoint, replay.known.key_entries))
+    claims += _month_claims(source, policy, months, replay.states)
     if isinstance(source, Folder):
         claims.append(_sweep(source, size, is_plain=is_plain))
     return AuditReport(opened, final.link, tuple(months), _per_type(final.kinds), tuple(claims))
@@ -205,6 +206,16 @@ def _read_months(source: Source, policy: Policy) -> list[MonthStatement]:
     if not months or not months[-1].is_provisional:
         raise ObjectMissing(f"{ROOTS}/", expected="the provisional root of the open month", found="none")
     return months
+
+
+def _month_claims(
+    source: Source, policy: Policy, months: list[MonthStatement], states: dict[int, State]
+) -> Iterator[Claim]:
+    reader = LogReader(source, max(states))
+    for month in months:
+        require_month_keys(policy, month)
+        yield _check_month(month, states, reader)
+        yield from _check_beside(month, source, policy)
 
 
 def _check_month(month: MonthStatement, states: dict[int, State], reader: LogReader) -> Claim:

@@ -1,10 +1,9 @@
-"""All keys of one log's signer: one for each role, in a folder of their own, mode 0700.
+"""All keys of one log's signer, and its policy: which of them signs what.
 
-log-ed25519                  signs checkpoints, type 0x01
-log-mldsa44                  signs checkpoints, type 0x06, where the build of `cryptography` has ML-DSA-44
-certificate-ed25519          signs monthly certificates (DSSE)
-policy                       the auditors' trust root; written last, so that it marks a complete set
+In a folder of their own, mode 0700 (keyfolder), with
+
 last-signed                  the last checkpoint signed, remembered apart from the log
+<name>.last-checkpoint       of a retired key: the last one that it signed
 """
 
 from __future__ import annotations
@@ -17,16 +16,13 @@ from typing import Final
 from ledger.checkpoint import Checkpoint
 from ledger.errors import KeyRefused, WrongUse
 from ledger.files import Folder
-from ledger.keys import KeyOpener, SigningKey, new_key, one_line, write_key
+from ledger.keyfolder import CERTIFICATE_KEY, LOG_KEY, LOG_PQ_KEY, POLICY, is_kept, key_names
+from ledger.keys import KeyOpener, SigningKey, new_key, one_line, read_public, write_key
 from ledger.note import COSIGNATURE_ML_DSA_44, ED25519, Note, VerifierKey
-from ledger.policy import Policy, parse_policy
+from ledger.policy import LogKey, Policy, parse_policy
 from ledger.primitives import has_ml_dsa_44
 
 ORIGIN_PREFIX: Final = "tallyroot.example/ledger"
-LOG_KEY: Final = "log-ed25519"
-LOG_PQ_KEY: Final = "log-mldsa44"
-CERTIFICATE_KEY: Final = "certificate-ed25519"
-POLICY: Final = "policy"
 LAST_SIGNED: Final = "last-signed"
 FILES_ONLY: Final = KeyOpener()
 
@@ -37,12 +33,20 @@ class Keyring:
 
     folder: Path
     log_keys: tuple[SigningKey, ...]
-    certificate_key: SigningKey
+    certificate_keys: tuple[SigningKey, ...]
     policy: Policy
+    opener: KeyOpener
 
     @property
     def origin(self) -> str:
         return self.log_keys[0].key.name
+
+    def certificate_key_at(self, closing_size: int) -> SigningKey:
+        """The newest key that may sign for a month which closes at this size; raises `KeyRefused`."""
+        for key in reversed(self.certificate_keys):
+            if any(ranged.covers(closing_size) for ranged in self.policy.certificates if ranged.key == key.key):
+                return key
+        raise KeyRefused(f"{self.folder / POLICY}", expected=f"a certificate key for size {closing_size}", found="none")
 
     def sign(self, checkpoint: Checkpoint, at_seconds: int) -> bytes:
         """The checkpoint as a note, signed by every log key whose range covers it."""
@@ -56,20 +60,35 @@ class Keyring:
 
 
 def load_keyring(folder: Path, opener: KeyOpener = FILES_ONLY) -> Keyring:
-    """Read a tenant's keys; raises `WrongUse` when one is missing and `KeyRefused` when one is wrong."""
-    files = Folder(folder)
-    policy = parse_policy(str(folder / POLICY), _require(files, POLICY))
-    log_keys = [opener.open(folder, LOG_KEY)]
-    if is_kept(files, LOG_PQ_KEY):
-        log_keys.append(opener.open(folder, LOG_PQ_KEY))
-    listed = {log.key for log in policy.logs}
-    for key in log_keys:
-        if key.key not in listed:
-            raise KeyRefused(f"{folder / POLICY}", expected=f"a log line for {key.key.label}", found="none")
-    certificate_key = opener.open(folder, CERTIFICATE_KEY)
-    if certificate_key.key not in policy.certificate_keys:
-        raise KeyRefused(f"{folder / POLICY}", expected=f"a certificate line for {certificate_key.key.label}")
-    return Keyring(folder, tuple(log_keys), certificate_key, policy)
+    """Read a tenant's keys; raises `WrongUse` when one is missing and `KeyRefused` when one is wrong.
+
+    Keys that the policy does not name are passed over: an event that adds them may be on its way.
+    """
+    policy = parse_policy(str(folder / POLICY), _require(Folder(folder), POLICY))
+    publics = {read_public(folder / f"{name}.vkey"): name for name in key_names(folder)}
+    log_keys = _load_keys(folder, policy.logs, publics, opener)
+    return Keyring(folder, log_keys, _load_keys(folder, policy.certificates, publics, opener), policy, opener)
+
+
+def _load_keys(
+    folder: Path, listed: tuple[LogKey, ...], publics: Mapping[VerifierKey, str], opener: KeyOpener
+) -> tuple[SigningKey, ...]:
+    found = []
+    for ranged in listed:
+        name = publics.get(ranged.key)
+        if name is None:
+            raise KeyRefused(f"{folder}", expected=f"the key {ranged.key.label}, as the policy names it", found="none")
+        if ranged.last_size_or_none is None or is_kept(folder, name):
+            found.append(open_key(folder, name, opener))
+    return tuple(found)
+
+
+def open_key(folder: Path, name: str, opener: KeyOpener) -> SigningKey:
+    """A private key that is the one beside its public half; raises `WrongUse` or `KeyRefused`."""
+    key, expected = opener.open(folder, name), read_public(folder / f"{name}.vkey")
+    if key.key != expected:
+        raise KeyRefused(f"{folder / name}.key", expected=f"{expected.label} as in {name}.vkey", found=key.key.label)
+    return key
 
 
 def _require(files: Folder, name: str) -> bytes:
@@ -79,11 +98,6 @@ def _require(files: Folder, name: str) -> bytes:
             f"{files.root / name} is not there: restore the keys, or make new ones for a new log (tally keys generate)"
         )
     return data
-
-
-def is_kept(files: Folder, name: str) -> bool:
-    """Whether the private half of a key is there, or a reference to it."""
-    return files.read(f"{name}.key") is not None or files.read(f"{name}.ref") is not None
 
 
 def ensure_keys(keys_dir: Path, tenant: str, *, origin: str | None = None, opener: KeyOpener = FILES_ONLY) -> Keyring:

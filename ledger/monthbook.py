@@ -69,7 +69,7 @@ class MonthBook:
         stop: threading.Event,
     ) -> None:
         self._folder = folder
-        self._keyring = keyring
+        self.keyring = keyring
         self._stop = stop
         self.month = month
         self.opening = opening
@@ -116,7 +116,7 @@ class MonthBook:
             statement = self._statement(ended, found.counts, found.index)
             path = certificate_path(ended.month)
             require_successor(path, statement, self._previous)
-            self._folder.replace(path, seal(statement.payload(), self._keyring.certificate_key))
+            self._folder.replace(path, self._seal(statement))
             self._folder.remove(provisional_path(ended.month))
             self._previous, self._counting = statement, None
             self._ended.popleft()
@@ -141,15 +141,18 @@ class MonthBook:
             closing = TreeState(tree_size=head.tree_size, checkpoint=signed.note, link=head.link)
             counts = head.counts.copy()
             counts.subtract(self._opening_counts)
-            payload = self._statement(EndedMonth(self.month, self.opening, closing, head.root), counts, None).payload()
-            self._folder.replace(provisional_path(self.month), seal(payload, self._keyring.certificate_key))
+            statement = self._statement(EndedMonth(self.month, self.opening, closing, head.root), counts, None)
+            self._folder.replace(provisional_path(self.month), self._seal(statement))
             self._provisional_at_ms, self._provisional_of = now_ms, signed.note
 
+    def _seal(self, statement: MonthStatement) -> bytes:
+        return seal(statement.payload(), self.keyring.certificate_key_at(statement.closing.tree_size))
+
     def _statement(self, month: EndedMonth, counts: Counter[str], index: IndexHead | None) -> MonthStatement:
-        policy = self._keyring.policy
+        policy = self.keyring.policy
         reader = LogReader(self._folder, month.closing.tree_size)
         return MonthStatement(
-            origin=self._keyring.origin,
+            origin=self.keyring.origin,
             month=month.month,
             is_provisional=index is None,
             previous_digest=None if self._previous is None else self._previous.digest,
@@ -159,7 +162,10 @@ class MonthBook:
             consistency_proof=tuple(reader.consistency_proof(month.opening.tree_size)),
             index=index,
             counts={name: count for name, count in counts.items() if count},
-            keys=tuple((str(log.key), log.first_size, log.last_size_or_none) for log in policy.logs),
+            keys=tuple(
+                (str(log.key), log.first_size, log.last_size_or_none)
+                for log in policy.keys_at(month.closing.tree_size)
+            ),
             policy_digest=policy.digest,
         )
 

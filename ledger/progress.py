@@ -52,6 +52,7 @@ class Replayed:
     kinds: Counter[Kind] = field(default_factory=Counter)
     versions: dict[str, int] = field(default_factory=dict)
     tenant: str | None = None
+    key_entries: list[tuple[int, bytes]] = field(default_factory=list)
     states: dict[int, State] = field(default_factory=lambda: {0: State()})
 
     @property
@@ -80,6 +81,7 @@ def encode_progress(progress: AuditProgress) -> bytes:
         "kinds": _kinds(replayed.kinds),
         "versions": replayed.versions,
         "tenant": replayed.tenant,
+        "keys": [[leaf_index, entry.decode()] for leaf_index, entry in replayed.key_entries],
         "states": [
             [size, state.root.hex(), state.link.hex(), _kinds(state.kinds)] for size, state in replayed.states.items()
         ],
@@ -105,6 +107,7 @@ def decode_progress(what: str, data: bytes) -> AuditProgress:
         kinds=_counter(value["kinds"]),
         versions=value["versions"],
         tenant=value["tenant"],
+        key_entries=[(leaf_index, entry.encode()) for leaf_index, entry in value["keys"]],
         states={
             size: State(bytes.fromhex(root), bytes.fromhex(link), _counter(kinds))
             for size, root, link, kinds in value["states"]

@@ -26,6 +26,7 @@ from ledger.hashing import (
     leaf_hashes,
     perfect_root,
 )
+from ledger.keyevents import KEY_EVENTS
 from ledger.progress import Kind, Replayed, State
 from ledger.proofs import verify_inclusion
 from ledger.reader import LogReader
@@ -69,6 +70,7 @@ class BlockResult:
     link: bytes = FIRST_LINK
     kinds: Counter[Kind] = field(default_factory=Counter)
     rules: EventRules = field(default_factory=EventRules)
+    key_entries: list[tuple[int, bytes]] = field(default_factory=list)
 
 
 def replay_block(source: Source, block: Block) -> BlockResult:
@@ -89,6 +91,7 @@ def replay_block(source: Source, block: Block) -> BlockResult:
             links = chain_links(result.link, leaves)
             compare(reader, tile_at(CHAIN, number, reader.tree_size), links)
             kinds = _check_events(result.rules, block.windows, first, entries)
+            result.key_entries += [(first + at, entries[at]) for at, kind in enumerate(kinds) if kind[0] in KEY_EVENTS]
         while cuts and cuts[0] <= first + len(entries):
             size = cuts.popleft()
             width = size - first
@@ -255,6 +258,7 @@ class Replay:
                 known.bundles += 1
                 self._push(1, result.roots[number - block.first])
         known.kinds.update(result.kinds)
+        known.key_entries += result.key_entries
         known.link = result.link
         self.is_settled = True
 

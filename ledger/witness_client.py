@@ -98,6 +98,11 @@ class Cosigning:
             if any(note.by(key) for key in asked.keys.values()):
                 asked.recorded = asked.standing.tree_size = signed.checkpoint.tree_size
 
+    def turn(self, policy: Policy) -> None:
+        """Open checkpoints under a policy in which the log's keys have turned; the witnesses stay those of before."""
+        with self._changed:
+            self._policy = policy
+
     def ask(self, signed: OpenedCheckpoint, now_seconds: int) -> None:
         """Begin to ask for cosignatures over a checkpoint that the log has signed."""
         with self._changed:

@@ -19,12 +19,14 @@ from ledger.errors import HistoryForked, LedgerError, LogDamaged, NotWitnessed, 
 from ledger.events import type_of
 from ledger.files import Folder
 from ledger.hashing import EMPTY_ROOT
+from ledger.keyevents import KEY_EVENTS
 from ledger.keyring import LAST_SIGNED, Keyring
 from ledger.lock import Lock
 from ledger.monthbook import MonthBook, begin_months, resume_months
 from ledger.policy import NONE, OpenedCheckpoint
 from ledger.proofs import verify_consistency
 from ledger.reader import LogReader
+from ledger.rotation import require_current_policy, turn_keys, turns_within
 from ledger.tiles import CHECKPOINT
 from ledger.witness_client import Cosigning, WitnessStanding
 
@@ -164,6 +166,7 @@ class LogWriter:
     def _sign_head(self, head: TreeHead, now_ms: int) -> None:
         self._require_extension(self._signed, head.tree_size, head.root)
         self._require_unchanged()
+        self._turn_keys(head)
         note = self._sign_note(head.tree_size, head.root, now_ms)
         self._pending = self._open_own("new checkpoint", note), head
         self._remember(note)
@@ -195,6 +198,16 @@ class LogWriter:
     def _remember(self, note: bytes) -> None:
         self._memory.replace(LAST_SIGNED, note, mode=0o600)
         self._remembered = note
+
+    def _turn_keys(self, head: TreeHead) -> None:
+        """Keys that the new entries add or retire do so before the first checkpoint that covers them is signed."""
+        signed = self.signed.tree_size
+        is_told = any(head.counts[kind] != self._signed_head.counts[kind] for kind in KEY_EVENTS)
+        if is_told or turns_within(self._keyring.policy, signed, head.tree_size):
+            entries = LogReader(self._folder, head.tree_size).entries(signed, head.tree_size)
+            self._keyring = self._book.keyring = turn_keys(self._keyring, entries, self._signed)
+            if self._cosigning is not None:
+                self._cosigning.turn(self._keyring.policy)
 
     def _sign_note(self, tree_size: int, root: bytes, now_ms: int) -> bytes:
         self._signed_at_ms = max(self._signed_at_ms, now_ms)  # the time in checkpoints never goes backwards
@@ -246,6 +259,7 @@ class LogWriter:
             published, remembered = self._create(now_ms, remembered)
         self._signed = self._keyring.policy.open(CHECKPOINT, published, origin=self._keyring.origin)
         self._begin_cosigning(self._signed)
+        require_current_policy(self._keyring, self._signed)
         self._signed_at_ms = (self._signed.at_seconds or 0) * 1000
         checkpoint = self._signed.checkpoint
         self._builder = load_builder(self._folder, checkpoint.tree_size, checkpoint.root, type_of)
@@ -306,6 +320,7 @@ class LogWriter:
             return
         if remembered is not None:
             known = self._open_own(LAST_SIGNED, remembered)
+            require_current_policy(self._keyring, known)
             self._signed_at_ms = max(self._signed_at_ms, (known.at_seconds or 0) * 1000)
             if known.checkpoint.tree_size > self.signed.tree_size:
                 self._promised, self._remembered = known, remembered

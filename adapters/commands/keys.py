@@ -15,8 +15,8 @@ from adapters.key_services import key_opener, passphrase_source
 from adapters.published_log import keys_dir_of, log_tenant
 from adapters.settings import Settings
 from bus.subjects import require_token
-from ledger.keylist import KeyStanding, list_keys
-from ledger.keyring import ORIGIN_PREFIX, POLICY, generate_keys
+from ledger.keyfolder import POLICY, KeyStanding, list_keys
+from ledger.keyring import ORIGIN_PREFIX, generate_keys
 from ledger.keys import decrypt_file, encrypt_file
 
 HELP = "make, list, encrypt and rotate the keys that sign a tenant's log"

@@ -286,7 +286,7 @@ def test_keys_are_private_and_separate_and_never_replaced(installed):
 
     assert all(is_private(path) for path in secrets)
     assert folder.stat().st_mode & 0o777 == 0o700
-    publics = {key.key.public for key in (*installed.keyring.log_keys, installed.keyring.certificate_key)}
+    publics = {key.key.public for key in (*installed.keyring.log_keys, installed.keyring.certificate_keys[-1])}
     assert len(publics) == len(secrets)
     with pytest.raises(WrongUse, match="never replaced"):
         generate_keys(folder, "elsewhere.example")
@@ -300,7 +300,7 @@ def test_a_set_of_keys_that_was_begun_is_completed(installed):
     again = ensure_keys(folder.parent, folder.name)
 
     assert again.log_keys[0].key == installed.keyring.log_keys[0].key
-    assert again.certificate_key.key != installed.keyring.certificate_key.key
+    assert again.certificate_keys[-1].key != installed.keyring.certificate_keys[-1].key
 
 
 def test_a_missing_private_key_is_named(installed):

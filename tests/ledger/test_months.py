@@ -197,7 +197,7 @@ def lie(installed, name, *, is_last=False, **changes):
     changes = {key: change(statement) if callable(change) else change for key, change in changes.items()}
     altered = dataclasses.replace(statement, **changes)
     path = provisional_path(name) if is_last else certificate_path(name)
-    installed.folder.replace(path, seal(altered.payload(), installed.keyring.certificate_key))
+    installed.folder.replace(path, seal(altered.payload(), installed.keyring.certificate_keys[-1]))
 
 
 LIES = {
@@ -327,7 +327,7 @@ def test_an_altered_envelope_is_refused(three_months, change):
 @pytest.mark.parametrize(("old", "new"), [(b"monthly-root/v1", b"monthly-root/v2"), (b"Statement/v1", b"Statement/v0")])
 def test_a_statement_of_another_type_is_refused(three_months, old, new):
     payload = month(three_months, "2026-12").payload().replace(old, new)
-    three_months.folder.replace(certificate_path("2026-12"), seal(payload, three_months.keyring.certificate_key))
+    three_months.folder.replace(certificate_path("2026-12"), seal(payload, three_months.keyring.certificate_keys[-1]))
 
     with pytest.raises(LedgerError, match=r"2026-12\.dsse\.json, predicateType"):
         three_months.audit()

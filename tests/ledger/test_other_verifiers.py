@@ -23,7 +23,7 @@ def test_securesystemslib_accepts_our_certificate_and_no_altered_one(installed):
     dsse = pytest.importorskip("securesystemslib.dsse", reason="securesystemslib is not installed")
     signers = pytest.importorskip("securesystemslib.signer")
     exceptions = pytest.importorskip("securesystemslib.exceptions")
-    key = installed.keyring.certificate_key.key
+    key = installed.keyring.certificate_keys[-1].key
     theirs = signers.SSlibKey(key.label, "ed25519", "ed25519", {"public": key.public.hex()})
     certificate = installed.folder.read(certificate_path("2026-11"))
 

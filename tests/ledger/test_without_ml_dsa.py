@@ -3,7 +3,7 @@
 import pytest
 from log_samples import NOV_21, Installation
 
-from ledger import keys, primitives
+from ledger import primitives
 from ledger.cli import main
 from ledger.errors import Unsupported
 from ledger.receipt import prove_entry
@@ -29,7 +29,7 @@ def test_a_log_is_signed_and_audited_with_ed25519_alone(without, tmp_path):
     assert [month.month for month in report.months] == ["2026-11", "2026-12"]
 
 
-@pytest.mark.skipif(not keys.has_ml_dsa_44(), reason="this build of cryptography has no ML-DSA-44")
+@pytest.mark.skipif(not primitives.has_ml_dsa_44(), reason="this build of cryptography has no ML-DSA-44")
 def test_a_signature_that_this_build_cannot_check_is_not_passed_over(tmp_path, monkeypatch, capsys):
     installed = Installation(tmp_path)
     installed.publish(10)

@@ -1,4 +1,11 @@
-"""How the keys of a log stand: which there are, what they may sign, where their private halves are."""
+"""The names in a folder of keys, and how each key stands: what it may sign, where its private half is.
+
+log-ed25519                  signs checkpoints, type 0x01
+log-mldsa44                  signs checkpoints, type 0x06, where the build of `cryptography` has ML-DSA-44
+certificate-ed25519          signs monthly certificates (DSSE)
+<role>-2, <role>-3, ...      the role's next keys, one for each rotation
+policy                       the auditors' trust root; written last, so that it marks a complete set
+"""
 
 from __future__ import annotations
 
@@ -9,12 +16,16 @@ from typing import Final
 
 from ledger.files import Folder
 from ledger.keycrypt import ENCRYPTED
-from ledger.keyring import CERTIFICATE_KEY, LOG_KEY, LOG_PQ_KEY, POLICY
 from ledger.keys import one_line, read_line, read_public
 from ledger.note import VerifierKey
 from ledger.policy import parse_policy
 
-ROLES: Final = {LOG_KEY: "log", LOG_PQ_KEY: "log", CERTIFICATE_KEY: "certificate"}
+LOG_KEY: Final = "log-ed25519"
+LOG_PQ_KEY: Final = "log-mldsa44"
+CERTIFICATE_KEY: Final = "certificate-ed25519"
+POLICY: Final = "policy"
+LOG, CERTIFICATE = "log", "certificate"
+ROLES: Final = {LOG_KEY: LOG, LOG_PQ_KEY: LOG, CERTIFICATE_KEY: CERTIFICATE}
 _NAME: Final = re.compile(rf"({'|'.join(ROLES)})(?:-([2-9]|[1-9][0-9]+))?\.vkey", re.ASCII)
 
 
@@ -35,6 +46,17 @@ def key_names(folder: Path, role: str | None = None) -> list[str]:
     found = [match for name in Folder(folder).names("") if (match := _NAME.fullmatch(name))]
     found.sort(key=lambda match: (list(ROLES).index(match[1]), int(match[2] or 1)))
     return [match[0].removesuffix(".vkey") for match in found if role in {None, match[1]}]
+
+
+def name_of(folder: Path, key: VerifierKey) -> str | None:
+    """The name of a key in a folder; None when it is not there."""
+    return next((name for name in key_names(folder) if read_public(folder / f"{name}.vkey") == key), None)
+
+
+def is_kept(folder: Path, name: str) -> bool:
+    """Whether the private half of a key is there, or a reference to it."""
+    files = Folder(folder)
+    return files.read(f"{name}.key") is not None or files.read(f"{name}.ref") is not None
 
 
 def role_of(name: str) -> str:
