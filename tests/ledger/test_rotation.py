@@ -8,6 +8,7 @@ from itertools import count
 import pytest
 from log_samples import DAY_MS, NOV_21, Installation, event, events
 
+from domain.values import to_time
 from ledger.audit import audit_log
 from ledger.checkpoint import parse_checkpoint
 from ledger.encoding import encode_base64
@@ -32,7 +33,7 @@ class Rotating(Installation):
     def __init__(self, base):
         super().__init__(base)
         self.versions = count(1)
-        self.writer = None
+        self.now_ms = NOV_21
         self.size = 0
 
     def key(self, name):
@@ -54,11 +55,17 @@ class Rotating(Installation):
         approvals = [
             {"key": signer.key.label, "signature": encode_base64(signer.secret.sign(message))} for signer in signers
         ]
+        data = {"role": role, "vkey": str(key), "approvals": approvals}
+        return self.event_of_keys(**{"type": kind, "data": data} | changes)
+
+    def event_of_keys(self, **changes):
+        version = next(self.versions)
         attributes = {
-            "type": kind,
+            "id": f"ledger.keys.{version}",
             "subject": "ledger/keys",
-            "aggregateversion": next(self.versions),
-            "data": {"role": role, "vkey": str(key), "approvals": approvals},
+            "aggregateversion": version,
+            "causationid": f"k{version}",
+            "recordedtime": to_time(self.now_ms),
         }
         return event(0, **attributes | changes)
 
@@ -70,22 +77,22 @@ class Rotating(Installation):
     def retire(self, name, *approvers, role=LOG):
         return self.key_event(KEY_RETIRED, self.key(name).key, [self.key(one) for one in approvers], role)
 
-    def run(self, *batches, now_ms=NOV_21):
+    def run(self, *batches):
         """Start anew, append each batch and sign after it."""
         self.keyring = load_keyring(self.keyring.folder)
-        writer = self.open(now_ms)
+        writer = self.open(self.now_ms)
         try:
             for batch in batches:
                 writer.append(batch)
-                writer.sign(now_ms)
-            writer.close(now_ms)
+                writer.sign(self.now_ms)
+            writer.close(self.now_ms)
         finally:
             writer.abandon()
 
     def players(self, n):
         """The next n events of players."""
         self.size += n
-        return events(self.size - n, self.size)
+        return [event(number, recordedtime=to_time(self.now_ms)) for number in range(self.size - n, self.size)]
 
     def signers_of(self, path="checkpoint"):
         policy = self.policy()
@@ -106,8 +113,10 @@ def rotate(rotating):
     """Ten events, a second key from size 11 on, ten more, the first key retired at entry 21, ten more."""
     rotating.stage("log-ed25519-2")
     rotating.run(rotating.players(10))
-    rotating.run([rotating.add("log-ed25519-2", "log-ed25519"), *rotating.players(10)], now_ms=DEC_21)
-    rotating.run([rotating.retire("log-ed25519", "log-ed25519-2"), *rotating.players(10)], now_ms=JAN_21)
+    rotating.now_ms = DEC_21
+    rotating.run([rotating.add("log-ed25519-2", "log-ed25519"), *rotating.players(10)])
+    rotating.now_ms = JAN_21
+    rotating.run([rotating.retire("log-ed25519", "log-ed25519-2"), *rotating.players(10)])
     return rotating
 
 
@@ -228,7 +237,7 @@ def test_a_key_that_no_entry_adds_is_refused_by_the_signer_and_by_an_auditor(rot
     with monkeypatch.context() as honest:
         honest.setattr("ledger.writer.turn_keys", turn_keys)
         with pytest.raises(HistoryForked, match="entry 3: nothing was signed"):
-            rotating.run(events(0, 7))
+            rotating.run(rotating.players(7))
 
     rotating.run(events(0, 7))
 
@@ -257,7 +266,8 @@ def test_an_addition_by_a_retired_key_counts_for_nothing(rotating):
     rotate(rotating)
     key = rotating.stage("log-ed25519-3")
 
-    rotating.run([rotating.add("log-ed25519-3", "log-ed25519")], now_ms=JAN_21)
+    rotating.now_ms = JAN_21
+    rotating.run([rotating.add("log-ed25519-3", "log-ed25519")])
 
     assert key.label not in rotating.signers_of()
 
@@ -280,7 +290,8 @@ def name_exists(rotating, name):
 def test_a_retired_key_does_not_come_back(rotating):
     rotate(rotating)
 
-    rotating.run([rotating.add("log-ed25519", "log-ed25519-2")], now_ms=JAN_21)
+    rotating.now_ms = JAN_21
+    rotating.run([rotating.add("log-ed25519", "log-ed25519-2")])
 
     assert rotating.key("log-ed25519").key.label not in rotating.signers_of()
     assert "expected a key that was not there before, found sizes 0 to 21" in told(rotating.audit())
@@ -317,9 +328,12 @@ def test_a_month_that_lists_other_ranges_is_refused(rotating):
 def test_a_certificate_key_is_rotated_too_and_ends_with_its_range(rotating):
     rotating.stage("certificate-ed25519-2", CERTIFICATE)
     rotating.run(rotating.players(5))
-    rotating.run([rotating.add("certificate-ed25519-2", "log-ed25519", role=CERTIFICATE)], now_ms=DEC_21)
-    rotating.run([rotating.retire("certificate-ed25519", "log-ed25519", role=CERTIFICATE)], now_ms=JAN_21)
-    rotating.run(rotating.players(5), now_ms=JAN_21 + 30 * DAY_MS)
+    rotating.now_ms = DEC_21
+    rotating.run([rotating.add("certificate-ed25519-2", "log-ed25519", role=CERTIFICATE)])
+    rotating.now_ms = JAN_21
+    rotating.run([rotating.retire("certificate-ed25519", "log-ed25519", role=CERTIFICATE)])
+    rotating.now_ms = JAN_21 + 30 * DAY_MS
+    rotating.run(rotating.players(5))
     by_month = {
         month: json.loads(rotating.folder.read(certificate_path(month)))["signatures"][0]["keyid"]
         for month in ("2026-11", "2026-12", "2027-01")
@@ -419,7 +433,8 @@ def test_a_destroyed_private_key_is_not_asked_for_once_it_is_retired(rotating):
     rotate(rotating)
     (rotating.keyring.folder / "log-ed25519.key").unlink()
 
-    rotating.run(rotating.players(2), now_ms=JAN_21)
+    rotating.now_ms = JAN_21
+    rotating.run(rotating.players(2))
 
     rotating.audit()
     assert {row.name: row.kept for row in list_keys(rotating.keyring.folder)}["log-ed25519"] == "destroyed"
@@ -428,7 +443,7 @@ def test_a_destroyed_private_key_is_not_asked_for_once_it_is_retired(rotating):
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"subject": "player/b0"}, "subject: expected ledger/keys"),
+        ({"subject": "player/b0", "id": "player.b0.1"}, "subject: expected ledger/keys"),
         ({"data": {"role": "log"}}, "expected role, vkey and approvals"),
         ({"data": {"role": "log", "vkey": 5, "approvals": []}}, "a vkey as text"),
         ({"data": {"role": "log", "vkey": "a+00000000+AAAA", "approvals": []}}, "key of 'a'"),
@@ -443,8 +458,7 @@ def test_a_malformed_key_event_counts_for_nothing_and_stops_nobody(rotating, cha
     data = changes.get("data")
     if data and data.get("vkey") in vkeys:
         changes = {"data": data | {"vkey": vkeys[data["vkey"]]}}
-    attributes = {"subject": "ledger/keys", "aggregateversion": 1} | changes
-    bad = event(0, type=KEY_ADDED, **attributes)
+    bad = rotating.event_of_keys(**{"type": KEY_ADDED} | changes)
 
     rotating.run([bad])
 
