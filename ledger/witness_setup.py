@@ -17,7 +17,7 @@ from ledger.checkpoint import parse_checkpoint
 from ledger.errors import HistoryForked, KeyRefused, LedgerError, WrongUse
 from ledger.files import Folder, Source, require
 from ledger.history import keep_evidence, prove_extension
-from ledger.keyring import is_kept
+from ledger.keyfolder import is_kept
 from ledger.keys import KeyOpener, Passphrase, SigningKey, new_key, write_key
 from ledger.note import COSIGNATURE_ED25519, COSIGNATURE_ML_DSA_44, VerifierKey, require_distinct
 from ledger.policy import Policy, parse_policy
@@ -75,11 +75,10 @@ def _policies(base: Path) -> Iterator[Policy]:
 
 
 def _keys(base: Path, opener: KeyOpener) -> Iterator[SigningKey]:
-    files = Folder(base)
-    if not is_kept(files, WITNESS_KEY):
+    if not is_kept(base, WITNESS_KEY):
         raise WrongUse(f"{base} has no {WITNESS_KEY}.key: restore it, or make a new witness (tally witness init)")
     for role, algorithm in ((WITNESS_KEY, COSIGNATURE_ED25519), (WITNESS_PQ_KEY, COSIGNATURE_ML_DSA_44)):
-        if is_kept(files, role):
+        if is_kept(base, role):
             key = opener.open(base, role)
             if key.key.algorithm != algorithm:
                 raise KeyRefused(f"{base / role}.key", expected=f"type 0x{algorithm:02x}", found=key.key.label)
