@@ -23,7 +23,8 @@ from domain.values import to_time
 from ledger.audit import audit_log
 from ledger.errors import LedgerError
 from ledger.files import Folder
-from ledger.keyring import POLICY, ensure_keys
+from ledger.keyfolder import POLICY
+from ledger.keyring import ensure_keys
 from ledger.months import ROOTS
 from ledger.policy import Policy, parse_policy
 from ledger.tiles import CHAIN, CHECKPOINT, ENTRIES, LEVEL_MAX, all_tiles

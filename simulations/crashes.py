@@ -23,7 +23,8 @@ from adapters.embedded_process import python_path
 from ledger.audit import audit_log
 from ledger.errors import LedgerError
 from ledger.files import Folder
-from ledger.keyring import LAST_SIGNED, POLICY, ensure_keys
+from ledger.keyfolder import POLICY
+from ledger.keyring import LAST_SIGNED, ensure_keys
 from ledger.policy import parse_policy
 from ledger.proofs import verify_consistency
 from ledger.reader import LogReader
