@@ -30,7 +30,7 @@ from adapters.settings import Settings
 from ledger.encoding import encode_base64
 from ledger.errors import LedgerError
 from ledger.files import Folder, require
-from ledger.keyring import POLICY
+from ledger.keyfolder import POLICY
 from ledger.timestamps import require_authority_name
 
 CONFIG_FILE: Final = "roots.toml"

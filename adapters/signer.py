@@ -27,7 +27,8 @@ from ledger.checkpoint import Checkpoint, parse_checkpoint
 from ledger.errors import ObjectMissing
 from ledger.files import Folder, require
 from ledger.hashing import leaf_hash
-from ledger.keyring import ORIGIN_PREFIX, POLICY, ensure_keys, load_keyring
+from ledger.keyfolder import POLICY
+from ledger.keyring import ORIGIN_PREFIX, ensure_keys, load_keyring
 from ledger.reader import LogReader
 from ledger.tiles import CHECKPOINT
 from ledger.writer import LogWriter
