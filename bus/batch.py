@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from bus import subjects
@@ -12,7 +12,6 @@ from bus.envelope import (
     CommandsDecided,
     EventWriter,
     optional_attributes,
-    stored_name,
 )
 from bus.errors import BusError
 from bus.outcomes import EventRef
@@ -68,10 +67,15 @@ Answer = Accepted | Repeated | RefusedAnswer | ParkedAnswer
 class _Draft:
     """An actor as it would be after the batch."""
 
-    __slots__ = ("actor", "first", "last", "state", "subject", "version")
+    __slots__ = ("actor", "event_ids", "first", "is_foreign", "key", "last", "name", "state", "subject", "version")
 
-    def __init__(self, subject: str, actor: Actor) -> None:
-        self.subject = subject
+    def __init__(self, tenant: str, key: Key, actor: Actor, *, is_foreign: bool) -> None:
+        aggregate, owner_id = key
+        self.key = key
+        self.is_foreign = is_foreign
+        self.subject = subjects.event(tenant, aggregate, owner_id)
+        self.name = f"{aggregate}/{owner_id}"
+        self.event_ids = f"{aggregate}.{owner_id}."
         self.actor = actor
         self.state: Any = actor.state
         self.version = actor.version
@@ -110,6 +114,8 @@ class Batch:
         self._is_foreign = is_foreign
         self._drafts: dict[Key, _Draft] = {}
         self._known: dict[tuple[str, str], Accepted] = {}
+        #: The addressed owner of each command in `_known`, in the same order.
+        self._knowers: list[Owner] = []
         self._fences: dict[Key, None] = {}
         self._refusals: list[tuple[int, str, str, str]] = []
         self._refused: dict[str, tuple[str, str]] = {}
@@ -148,35 +154,36 @@ class Batch:
         keys = (*plan.writes, *plan.reads, *plan.facts)
         self.doubtful.update(key for key in keys if key.aggregate in catalogue.SHARED or self._is_foreign(key.id))
 
-    def decide(self, request: CommandRequest, plan: Plan) -> None:
+    def decide(self, request: CommandRequest, subject: str, plan: Plan) -> None:
         """Decide one command; raises `Refused`, or `BatchFull` before anything of the command is taken in."""
         target = request.target
-        subject = f"{target.aggregate}/{target.id}"
         known = self._known.get((target.id, request.id))
         if known is not None:
             self.answers.append(known)
             return
-        stream_seq = self._owner(target.id).known.get(request.id)
+        owner = self._owner(target.id)
+        stream_seq = owner.known.get(request.id)
         if stream_seq is not None:
             self.answers.append(Repeated(request.id, subject, stream_seq))
             return
-        drafts = {key: self._draft(key) for key in (*plan.writes, *plan.reads, *plan.facts)}
-        states = {key: draft.state for key, draft in drafts.items()}
+        drafts = [self._drafts.get(key) or self._draft(key, target.id, owner) for keys in plan for key in keys]
+        states = {draft.key: draft.state for draft in drafts}
         decided = catalogue.decide(target, request.command, states, request.at_ms)
-        if len(self.messages) + len(decided) > MESSAGES_MAX:
-            raise BatchFull
         first = len(self.messages)
-        self._record(request, decided, drafts)
+        if first + len(decided) > MESSAGES_MAX:
+            raise BatchFull
+        self._record(request, decided, states)
         accepted = Accepted(request.id, subject, first, len(self.messages))
         self._known[target.id, request.id] = accepted
+        self._knowers.append(owner)
         self.answers.append(accepted)
         self._accepted += 1
-        for key, draft in drafts.items():
-            if key.id != target.id and self._is_foreign(key.id):
+        for draft in drafts:
+            if draft.is_foreign and draft.key.id != target.id:
                 if draft.first >= 0:
-                    self.foreign_written.add(key)
-                elif key in plan.reads:
-                    self._fences[key] = None
+                    self.foreign_written.add(draft.key)
+                elif draft.key in plan.reads:
+                    self._fences[draft.key] = None
 
     def close(self, partition: int, head: InboxHead | None, seqs: tuple[int, int], batch_id: str) -> None:
         """Add the fences and the inbox event for command sequences `seqs[0]` to `seqs[1]`; the batch is complete."""
@@ -192,8 +199,8 @@ class Batch:
             parked=tuple(self._parked),
         )
         self._inbox = (version, decided)
-        key = Key(subjects.INBOX, str(partition))
-        body = self._writer.body(key, version, decided, self._recorded_time, batch_id)
+        event_id, name = f"{subjects.INBOX}.{partition}.{version}", f"{subjects.INBOX}/{partition}"
+        _, body = self._writer.body(event_id, name, version, decided, self._recorded_time, batch_id)
         expected = 0 if head is None else head.stream_seq
         self.messages.append(Message(subjects.inbox(self._tenant, partition), body, expected, None))
 
@@ -230,44 +237,49 @@ class Batch:
                 draft.actor.state = draft.state
                 draft.actor.version = draft.version
                 draft.actor.stream_seq = first_seq + draft.last
-        for (owner_id, command_id), accepted in self._known.items():
-            self._owner(owner_id).known[command_id] = first_seq + accepted.first
+        for owner, accepted in zip(self._knowers, self._known.values(), strict=True):
+            owner.known[accepted.command_id] = first_seq + accepted.first
 
-    def _draft(self, key: Key) -> _Draft:
-        draft = self._drafts.get(key)
-        if draft is None:
-            draft = self._drafts[key] = _Draft(
-                subjects.event(self._tenant, key.aggregate, key.id), self._owner(key.id).actor(key.aggregate)
-            )
+    def _draft(self, key: Key, target_id: str, target: Owner) -> _Draft:
+        """A draft of an aggregate that the batch has not looked at yet; the addressed owner is at hand."""
+        owner = target if key.id == target_id else self._owner(key.id)
+        is_foreign = self._is_foreign(key.id)
+        draft = self._drafts[key] = _Draft(self._tenant, key, owner.actor(key.aggregate), is_foreign=is_foreign)
         return draft
 
-    def _record(self, request: CommandRequest, decided: list[Decided], drafts: dict[Key, _Draft]) -> None:
-        bodies = self._bodies(request, decided, drafts)
-        for (key, event), body in zip(decided, bodies, strict=True):
+    def _record(self, request: CommandRequest, decided: list[Decided], before: Mapping[Key, Any]) -> None:
+        """Take in the events of one command; raises `TooLarge` with everything as it was before."""
+        optional = optional_attributes(request.correlationid, request.actor, request.traceparent)
+        messages, drafts, write = self.messages, self._drafts, self._writer.body
+        begin = len(messages)
+        for key, event in decided:
             draft = drafts[key]
+            version = draft.version + 1
+            event_id = f"{draft.event_ids}{version}"
+            name, body = write(event_id, draft.name, version, event, request.time, request.id, optional)
+            if len(body) > BODY_BYTES_MAX:
+                self._forget(begin, before)
+                raise TooLarge(f"the event {name} would have {len(body)} bytes, at most {BODY_BYTES_MAX} can be logged")
             draft.state = catalogue.evolve(key.aggregate, draft.state, event, request.at_ms)
-            draft.version += 1
-            draft.last = len(self.messages)
+            draft.version = version
+            draft.last = len(messages)
             expected = None
             if draft.first < 0:
                 draft.first = draft.last
                 expected = draft.actor.stream_seq
-            self.messages.append(Message(draft.subject, body, expected, None))
-            self._refs.append((f"{key.aggregate}.{key.id}.{draft.version}", stored_name(event)))
+            messages.append(Message(draft.subject, body, expected, None))
+            self._refs.append((event_id, name))
 
-    def _bodies(self, request: CommandRequest, decided: list[Decided], drafts: dict[Key, _Draft]) -> list[bytes]:
-        """The bytes of every event, before any draft changes; raises `TooLarge`."""
-        optional = optional_attributes(request.correlationid, request.actor, request.traceparent)
-        versions: dict[Key, int] = {}
-        bodies = []
-        for key, event in decided:
-            version = versions[key] = versions.get(key, drafts[key].version) + 1
-            body = self._writer.body(key, version, event, request.time, request.id, optional)
-            if len(body) > BODY_BYTES_MAX:
-                name = stored_name(event)
-                raise TooLarge(f"the event {name} would have {len(body)} bytes, at most {BODY_BYTES_MAX} can be logged")
-            bodies.append(body)
-        return bodies
+    def _forget(self, begin: int, before: Mapping[Key, Any]) -> None:
+        """Take back the messages from `begin` on, which are of one command; `before` holds the states before it."""
+        taken_back = [message.subject for message in self.messages[begin:]]
+        del self.messages[begin:], self._refs[begin:]
+        for key, state in before.items():
+            draft = self._drafts[key]
+            draft.state = state
+            draft.version -= taken_back.count(draft.subject)
+            earlier = [at for at, message in enumerate(self.messages) if message.subject == draft.subject]
+            draft.first, draft.last = (earlier[0], earlier[-1]) if earlier else (-1, -1)
 
     def _fence_reads(self) -> None:
         """Let a message of the batch carry the version of each aggregate that was only read (DESIGN.md 4).

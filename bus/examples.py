@@ -109,7 +109,7 @@ def story() -> Story:
             batch.park(seq, request.id, target, "RuntimeError: tried three times")
             continue
         try:
-            batch.decide(request, plan(request.target, request.command))
+            batch.decide(request, target, plan(request.target, request.command))
         except Refused as refusal:
             batch.refuse(seq, request.id, target, refusal.code, refusal.message)
     batch.close(PARTITION, None, (FIRST_SEQ, len(commands)), BATCH_ID)

@@ -304,11 +304,9 @@ class Partition:
 
     def _decide_one(self, batch: Batch, delivery: Delivery, task: Task | RefusedAnswer) -> None:
         seq = delivery.stream_seq
-        if isinstance(task, RefusedAnswer):
-            command_id, subject = task.command_id, task.subject
-        else:
-            command_id = task.request.id
-            subject = f"{task.request.target.aggregate}/{task.request.target.id}"
+        command_id, subject = (
+            (task.command_id, task.subject) if isinstance(task, RefusedAnswer) else (task.request.id, task.subject)
+        )
         earlier = self._restorer.refusals.get(command_id) or batch.refused(command_id)
         if earlier is not None:
             batch.answers.append(RefusedAnswer(command_id, subject, *earlier))
@@ -321,7 +319,7 @@ class Partition:
         else:
             self._poison.require_readable(task)
             try:
-                batch.decide(task.request, task.plan)
+                batch.decide(task.request, task.subject, task.plan)
             except Refused as refusal:
                 batch.note_refusal(task.plan)
                 batch.refuse(seq, command_id, subject, refusal.code, refusal.message)

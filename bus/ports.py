@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple, Protocol
 
+import msgspec
+
 from bus.envelope import CommandsDecided, Recorded
 from domain.catalogue import Key
 
@@ -26,7 +28,7 @@ class Delivery(NamedTuple):
     redrive: Redrive | None = None
 
 
-class Message(NamedTuple):
+class Message(msgspec.Struct, gc=False):
     """One event to append; `expected` is the last sequence that its subject, or `fence`, must have (None: any)."""
 
     subject: str

@@ -16,6 +16,8 @@ class Task(NamedTuple):
     """A command that can be decided, with what it needs."""
 
     request: CommandRequest
+    #: The addressed aggregate as outcomes name it, `<aggregate>/<id>`.
+    subject: str
     plan: Plan
     #: Everybody whose aggregates the command writes or looks at.
     owner_ids: frozenset[str]
@@ -24,14 +26,15 @@ class Task(NamedTuple):
 def read(tenant: str, delivery: Delivery) -> Task | RefusedAnswer:
     """What a delivery asks for, or the refusal of what cannot be read."""
     address = subjects.split_command(delivery.subject)
+    subject = f"{address[0]}/{address[1]}"
     try:
         _require_reply_allowed(tenant, delivery.reply_to)
         request = decode_command(tenant, delivery.stream_seq, address, delivery.body)
     except Malformed as refusal:
         command_id = command_id_of(delivery.body, delivery.stream_seq)
-        return RefusedAnswer(command_id, f"{address[0]}/{address[1]}", refusal.code, refusal.message)
+        return RefusedAnswer(command_id, subject, refusal.code, refusal.message)
     needed = plan(request.target, request.command)
-    return Task(request, needed, frozenset([key.id for keys in needed for key in keys]))
+    return Task(request, subject, needed, frozenset([key.id for keys in needed for key in keys]))
 
 
 def _require_reply_allowed(tenant: str, reply_to: str | None) -> None:

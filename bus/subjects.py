@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final
 
 from bus.errors import BusError
@@ -106,9 +107,12 @@ def outcome(tenant: str, command_id: str) -> str:
 
 def is_reply_allowed(tenant: str, reply_to: str) -> bool:
     """Whether an outcome may go there: anything but an inbox or the tenant's own outcomes would let a sender forge."""
-    if not reply_to.startswith(("_INBOX.", f"tally.out.{tenant}.")):
-        return False
-    return len(reply_to) <= 256 and all(is_token(token) for token in reply_to.split("."))
+    return len(reply_to) <= 256 and _allowed_replies(tenant).fullmatch(reply_to) is not None
+
+
+@lru_cache(maxsize=256)
+def _allowed_replies(tenant: str) -> re.Pattern[str]:
+    return re.compile(rf"(?:_INBOX|tally\.out\.{tenant})(?:\.{_TOKEN.pattern})+", re.ASCII)
 
 
 def dead_stream(tenant: str) -> str:

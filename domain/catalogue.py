@@ -62,11 +62,8 @@ class Plan(NamedTuple):
     facts: tuple[Key, ...] = ()
 
 
-class Decided(NamedTuple):
-    """One event for one aggregate, in the order in which they are committed."""
-
-    key: Key
-    event: Event
+#: One event for one aggregate, in the order in which they are committed.
+Decided = tuple[Key, Event]
 
 
 #: Subject token of a command -> (stored name, aggregate it addresses, type).
@@ -130,13 +127,13 @@ def evolve(aggregate: str, state: Any, event: Any, at_ms: int) -> State:
 
 def plan(target: Key, command: Command) -> Plan:
     """The aggregates that the command needs, the addressed one first."""
-    match command:
-        case PublishQuest() | RetireQuest() | CloseQuest() | RegisterPlayer() | ExpireAttempt():
-            return Plan((target,))
-        case AcceptQuest() | ReachStep() | AbandonQuest():
-            return Plan((target,), (Key("quest", command.quest),))
+    match command:  # the most frequent ones first
         case CompleteQuest():
             return Plan((target, Key("token", target.id)), (Key("quest", command.quest),))
+        case ReachStep() | AcceptQuest() | AbandonQuest():
+            return Plan((target,), (Key("quest", command.quest),))
+        case PublishQuest() | RetireQuest() | CloseQuest() | RegisterPlayer() | ExpireAttempt():
+            return Plan((target,))
         case MintTokens() | SpendTokens():
             return Plan((target,), facts=(Key("player", target.id),))
         case TransferTokens():
@@ -152,7 +149,12 @@ def decide(target: Key, command: Command, states: Mapping[Key, Any], at_ms: int)
 
     `states` holds the state of every aggregate that `plan` named. The first event is one of the addressed aggregate.
     """
-    match command:
+    match command:  # the most frequent ones first
+        case CompleteQuest():
+            return _complete(target, command, states, at_ms)
+        case ReachStep() | AcceptQuest() | AbandonQuest():
+            definition = states[Key("quest", command.quest)]
+            return _all(target, player.decide(command, states[target], target.id, definition, at_ms))
         case PublishQuest() | RetireQuest():
             return _all(target, quest.decide(command, states[target], target.id))
         case CloseQuest():
@@ -161,11 +163,6 @@ def decide(target: Key, command: Command, states: Mapping[Key, Any], at_ms: int)
             return _all(target, player.expire(command, states[target], target.id, at_ms))
         case RegisterPlayer():
             return _all(target, player.register(command, states[target], target.id))
-        case AcceptQuest() | ReachStep() | AbandonQuest():
-            definition = states[Key("quest", command.quest)]
-            return _all(target, player.decide(command, states[target], target.id, definition, at_ms))
-        case CompleteQuest():
-            return _complete(target, command, states, at_ms)
         case MintTokens() | SpendTokens() | TransferTokens():
             return _move(target, command, states)
         case _:
@@ -173,16 +170,17 @@ def decide(target: Key, command: Command, states: Mapping[Key, Any], at_ms: int)
 
 
 def _all(key: Key, events: tuple[Event, ...]) -> list[Decided]:
-    return [Decided(key, event) for event in events]
+    return [(key, event) for event in events]
 
 
 def _complete(target: Key, command: CompleteQuest, states: Mapping[Key, Any], at_ms: int) -> list[Decided]:
     quest_key = Key("quest", command.quest)
     definition: QuestState = states[quest_key]
     decided = _all(target, player.decide(command, states[target], target.id, definition, at_ms))
-    taken = quest.decide(TakeSupply(player=target.id), definition, command.quest)
+    limited = definition.supply is not None
+    taken = quest.decide(TakeSupply(player=target.id), definition, command.quest) if limited else ()
     if taken and definition.rewards.badge is not None:
-        decided.append(Decided(target, player.award_badge(command.quest, definition.rewards.badge)))
+        decided.append((target, player.award_badge(command.quest, definition.rewards.badge)))
     if definition.rewards.tokens:
         account = Key("token", target.id)
         minted = MintTokens(amount=definition.rewards.tokens, reason=f"quest/{command.quest}")

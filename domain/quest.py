@@ -150,6 +150,8 @@ INITIAL = QuestState()
 def evolve(state: QuestState, event: QuestEvent) -> QuestState:
     """The state after the event."""
     match event:
+        case SupplyTaken():
+            return msgspec.structs.replace(state, taken=event.taken)
         case QuestPublished():
             return QuestState(
                 published=True,
@@ -167,8 +169,6 @@ def evolve(state: QuestState, event: QuestEvent) -> QuestState:
             return msgspec.structs.replace(state, closed=True)
         case QuestRetired():
             return msgspec.structs.replace(state, retired=True)
-        case SupplyTaken():
-            return msgspec.structs.replace(state, taken=event.taken)
         case _:
             assert_never(event)
 
@@ -179,16 +179,16 @@ def evolve(state: QuestState, event: QuestEvent) -> QuestState:
 def decide(command: QuestCommand, state: QuestState, quest: str) -> tuple[QuestEvent, ...]:
     """What follows from the command; raises `Refused` when a rule says no."""
     match command:
-        case PublishQuest():
-            return _publish(command, state, quest)
-        case RetireQuest():
-            require_in_play(state, quest)
-            return (QuestRetired(reason=command.reason),)
         case TakeSupply():
             require_in_play(state, quest)
             if state.supply is None or state.taken >= state.supply:
                 return ()
             return (SupplyTaken(player=command.player, taken=state.taken + 1),)
+        case PublishQuest():
+            return _publish(command, state, quest)
+        case RetireQuest():
+            require_in_play(state, quest)
+            return (QuestRetired(reason=command.reason),)
         case _:
             assert_never(command)
 

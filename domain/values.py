@@ -23,7 +23,6 @@ Time = Annotated[str, msgspec.Meta(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d
 TIME_MS_LAST = 253_402_300_799_999
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MILLISECOND = timedelta(milliseconds=1)
 
 
 class EncryptedField(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -45,7 +44,8 @@ def to_ms(time: str) -> int:
     if moment.tzinfo is None:
         message = f"time {time!r} has no zone; write it in UTC with a final Z"
         raise ValueError(message)
-    return (moment - _EPOCH) // _MILLISECOND
+    since = moment - _EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000 + since.microseconds // 1_000
 
 
 def to_time(at_ms: int) -> str:

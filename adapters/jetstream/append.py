@@ -89,12 +89,13 @@ def frames(batch_id: str, messages: Sequence[Message], reply: str) -> bytes:
     last = len(messages)
     prefix = f"NATS/1.0\r\nNats-Batch-Id: {batch_id}\r\nNats-Batch-Sequence: "
     out = []
-    for number, (subject, body, expected, fence) in enumerate(messages, 1):
+    for number, message in enumerate(messages, 1):
+        subject, body = message.subject, message.body
         header = f"{prefix}{number}" if last > 1 else "NATS/1.0"
-        if expected is not None:
-            header = f"{header}\r\nNats-Expected-Last-Subject-Sequence: {expected}"
-            if fence is not None:
-                header = f"{header}\r\nNats-Expected-Last-Subject-Sequence-Subject: {fence}"
+        if message.expected is not None:
+            header = f"{header}\r\nNats-Expected-Last-Subject-Sequence: {message.expected}"
+            if message.fence is not None:
+                header = f"{header}\r\nNats-Expected-Last-Subject-Sequence-Subject: {message.fence}"
         if number < last:
             header = f"{header}\r\n\r\n"
             out.append(f"HPUB {subject} {len(header)} {len(header) + len(body)}\r\n{header}".encode())

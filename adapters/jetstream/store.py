@@ -25,6 +25,7 @@ from domain.values import to_ms
 log = logging.getLogger(__name__)
 
 READS_AT_ONCE: Final = 64
+_REPLY_ONLY: Final = f"NATS/1.0\r\n{REPLY_TO_HEADER}:".encode()
 
 
 class JetStreamEventStore:
@@ -160,15 +161,23 @@ class _Commands:
 
     async def take(self, count_max: int) -> list[Delivery]:
         deliveries = []
-        for seq, message in await self._reader.take(count_max):
-            headers = message.headers
-            reply_to = headers.get(REPLY_TO_HEADER) if headers else None
-            redrive = _redrive(headers) if headers and len(headers) > 1 else None
-            deliveries.append(Delivery(seq, message.subject, message.data, reply_to, redrive))
+        for seq, frame in await self._reader.take(count_max):
+            reply_to, redrive = _reply_only(frame.header), None
+            if reply_to is None and frame.header:
+                headers = frame.headers
+                reply_to, redrive = headers.get(REPLY_TO_HEADER), _redrive(headers)
+            deliveries.append(Delivery(seq, frame.subject, frame.data, reply_to, redrive))
         return deliveries
 
     async def close(self) -> None:
         await self._reader.close()
+
+
+def _reply_only(header: bytes) -> str | None:
+    """The reply subject of a header that holds nothing else, as nearly every sender writes it."""
+    if header.startswith(_REPLY_ONLY) and header.find(b"\r\n", len(_REPLY_ONLY)) == len(header) - 4:
+        return header[len(_REPLY_ONLY) : -4].decode("utf-8", "replace").strip()
+    return None
 
 
 def _redrive(headers: dict[str, str]) -> Redrive | None:

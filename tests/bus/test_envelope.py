@@ -16,7 +16,6 @@ from bus.envelope import (
     optional_attributes,
 )
 from bus.errors import Malformed, WireError
-from domain.catalogue import Key
 from domain.token import TokensMinted
 
 GOOD = {
@@ -226,6 +225,7 @@ def test_the_fast_writer_writes_the_bytes_of_the_slow_one(owner, version, reason
     )
 
     optional = optional_attributes(actor, actor, None)
-    fast = EventWriter("boston", recorded).body(Key("token", owner), version, event, time, "c-1", optional)
+    event_id, name = f"token.{owner}.{version}", f"token/{owner}"
+    _, fast = EventWriter("boston", recorded).body(event_id, name, version, event, time, "c-1", optional)
 
     assert fast == encode_event(slow)
