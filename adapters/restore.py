@@ -167,7 +167,7 @@ async def _append(
         entries = await asyncio.to_thread(list, reader.entries(start, end))
         # Only where the last batch ended: whatever came in between, from a worker or another restore, stops us.
         messages = [Message(_subject(tenant, at, entry), entry, None, None) for at, entry in entries]
-        messages[0] = messages[0]._replace(expected=start, fence=everything)
+        messages[0].expected, messages[0].fence = start, everything
         try:
             first_seq = await publisher.append(publisher.new_id(), messages)
         except Conflict as err:

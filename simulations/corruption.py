@@ -17,7 +17,6 @@ from tempfile import TemporaryDirectory
 from typing import Final, NamedTuple
 
 from bus.envelope import EventWriter
-from domain.catalogue import Key
 from domain.token import TokensMinted
 from domain.values import to_time
 from ledger.audit import audit_log
@@ -121,7 +120,8 @@ def sample_event(number: int, now_ms: int, *, tenant: str = TENANT, owners: int 
     version, owner = divmod(number, owners)
     minted = TokensMinted(amount=number + 1, balance=(version + 1) * 1_000 + number, reason=f"race {number} ☃")
     time = to_time(now_ms)
-    return EventWriter(tenant, time).body(Key("token", f"o{owner}"), version + 1, minted, time, f"c{number}")
+    event_id, name = f"token.o{owner}.{version + 1}", f"token/o{owner}"
+    return EventWriter(tenant, time).body(event_id, name, version + 1, minted, time, f"c{number}")[1]
 
 
 # damage

@@ -1,8 +1,7 @@
 """Atomic batches: framing, publishing and the one acknowledgement of a batch (DESIGN.md 4, ADR-50 of NATS).
 
 nats-py has no publisher for them and its headers cost most of a client's time, so the frames of a whole batch are
-built here as one bytes object and handed to the connection's writer (`_send_command`, `_flush_pending`: the only
-private names that we use, both in this file).
+built here as one bytes object and handed to the connection's transport (`_write`, where its private names are used).
 """
 
 from __future__ import annotations
@@ -56,8 +55,7 @@ class BatchPublisher:
         answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._waiting[batch_id] = answer
         try:
-            await self._client._send_command(frames(batch_id, messages, f"{self._inbox}.{batch_id}"))  # noqa: SLF001
-            await self._client._flush_pending()  # noqa: SLF001
+            await _write(self._client, frames(batch_id, messages, f"{self._inbox}.{batch_id}"))
             body = await answer_to(self._client, answer, ACK_TIMEOUT_S)
         except TimeoutError as err:
             message = f"no acknowledgement of batch {batch_id} came"
@@ -77,8 +75,21 @@ async def publish_all(client: Client, messages: Sequence[tuple[str, bytes]]) -> 
     out: list[bytes] = []
     for subject, body in messages:
         out += (f"PUB {subject} {len(body)}\r\n".encode(), body, b"\r\n")
-    await client._send_command(b"".join(out))  # noqa: SLF001
-    await client._flush_pending()  # noqa: SLF001
+    await _write(client, b"".join(out))
+
+
+async def _write(client: Client, data: bytes) -> None:
+    """Hand bytes to the socket at once, behind what the connection still holds.
+
+    nats-py would leave that to a task of its own, which comes after everything that is ready to run: the server would
+    wait while other partitions decide. A connection that is down keeps the bytes until it is up again.
+    """
+    await client._send_command(data)  # noqa: SLF001
+    transport, waiting = client._transport, client._pending  # noqa: SLF001
+    if transport is None or not client.is_connected:
+        return
+    client._pending, client._pending_data_size = [], 0  # noqa: SLF001
+    transport.writelines(waiting)
 
 
 def frames(batch_id: str, messages: Sequence[Message], reply: str) -> bytes:
