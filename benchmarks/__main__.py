@@ -28,6 +28,10 @@ MEASUREMENTS: Final = {
     "command_p99_ms_at_2000": "benchmarks.latency:command_p99_ms_at_2000",
     "intake_durable_vs_fast": "benchmarks.intake_modes:intake_durable_vs_fast",
     "worker_bytes_per_actor": "benchmarks.memory:worker_bytes_per_actor",
+    "signer_vs_hashlib": "benchmarks.hashing:signer_vs_hashlib",
+    "signer_vs_bare": "benchmarks.signing:signer_vs_bare",
+    "proof_p99_ms": "benchmarks.proving:proof_p99_ms",
+    "audit_entries_per_s": "benchmarks.auditing:audit_entries_per_s",
 }
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import socket
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple, Self
 from urllib.parse import urlsplit
 
@@ -74,8 +74,18 @@ class BareStream:
         if "error" in answer:
             raise BareFailed(str(answer["error"]))
 
-    def append(self, messages: Sequence[Copied], depth: int, batch_messages: int = BATCH_MESSAGES) -> float:
-        """Append all, so many batches on their way at once; returns the seconds until the last answer."""
+    def append(
+        self,
+        messages: Sequence[Copied],
+        depth: int,
+        batch_messages: int = BATCH_MESSAGES,
+        stored: Callable[[int], None] | None = None,
+    ) -> float:
+        """Append all, so many batches on their way at once; returns the seconds until the last answer.
+
+        `stored` is called after each answer with the number of messages that are stored.
+        """
+        done = stored or (lambda _: None)
         batches = [
             self._frames(messages[start : start + batch_messages]) for start in range(0, len(messages), batch_messages)
         ]
@@ -84,9 +94,11 @@ class BareStream:
             for number, batch in enumerate(batches):
                 if number >= depth:
                     connection.wait_for_answer()
+                    done((number - depth + 1) * batch_messages)
                 connection.send(batch)
-            for _ in batches[-depth:]:
+            for left in range(min(depth, len(batches)) - 1, -1, -1):
                 connection.wait_for_answer()
+                done(min((len(batches) - left) * batch_messages, len(messages)))
             return time.perf_counter() - began
 
     def _frames(self, messages: Sequence[Copied]) -> bytes:

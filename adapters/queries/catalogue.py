@@ -13,6 +13,7 @@ from bus.queries import Query
 MODULES: Final[dict[str, tuple[str, ...]]] = {
     "adapters.queries.outcomes": ("nats_url",),
     "adapters.queries.leaderboards": ("redis_url",),
+    "adapters.queries.log": ("log_dir",),
 }
 NEED: Final = tuple(sorted({field for fields in MODULES.values() for field in fields}))
 

@@ -1,0 +1,66 @@
+"""Entries that an audit reads, hashes and checks per second, and what it holds in memory, for two sizes of the log."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+from benchmarks.big_log import BigLog, big_log, entry
+from benchmarks.hashing import bare_digests_per_second
+from benchmarks.measurement import Measurement
+
+ENTRIES_PER_PLAYER: Final = (10, 100)
+JOBS: Final = (1, 2)
+SAMPLE: Final = 25_600
+
+
+def audit_entries_per_s(*, rounds: int, size: int) -> Measurement:
+    """Entries/s of `tally audit` in one process; with two, and memory at both sizes, in the details."""
+    del rounds
+    found = {}
+    for factor in ENTRIES_PER_PLAYER:
+        with big_log(size * factor) as log:
+            found[log.tree_size] = audits_on(log)
+    return as_measurement(found)
+
+
+def audits_on(log: BigLog) -> dict[str, dict[str, float]]:
+    """One audit for each number of processes."""
+    return {str(jobs): _audit(log, jobs) for jobs in JOBS}
+
+
+def as_measurement(found: dict[int, dict[str, dict[str, float]]]) -> Measurement:
+    """The largest log's rate with one process."""
+    largest = found[max(found)]
+    return Measurement(
+        value=largest["1"]["entries_per_second"],
+        unit="entries/s",
+        of=f"auditing {max(found):,} entries, one process; baseline: entries/s of three bare SHA-256 over them",
+        baseline=bare_digests_per_second([entry(number) for number in range(SAMPLE)]),
+        details={"by_entries_and_processes": {str(size): rates for size, rates in sorted(found.items())}},
+    )
+
+
+def _audit(log: BigLog, jobs: int) -> dict[str, float]:
+    with TemporaryDirectory(prefix="tally-bench-") as folder:
+        policy = Path(folder) / "policy"
+        policy.write_bytes(log.policy_text)
+        command = [sys.executable, "-m", "ledger.cli", "audit", str(log.folder.root), "--policy", str(policy)]
+        began = time.monotonic()
+        with subprocess.Popen([*command, "--jobs", str(jobs), "--json"], stdout=subprocess.PIPE) as process:
+            said = b"".join(process.stdout or ())
+            _, status, used = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+        seconds = time.monotonic() - began
+    if process.returncode != 0:
+        raise RuntimeError(f"the audit failed: {said.decode()}")
+    return {
+        "entries_per_second": round(log.tree_size / seconds, 1),
+        "cpu_seconds": round(used.ru_utime + used.ru_stime, 2),
+        "largest_process_bytes": used.ru_maxrss * 1024,
+    }

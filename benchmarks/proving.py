@@ -1,0 +1,93 @@
+"""Receipts from a large log: how long one takes to make from cold tiles, and to verify."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from pathlib import Path
+from typing import Final
+
+from benchmarks.big_log import BigLog, big_log
+from benchmarks.measurement import Measurement
+from ledger.files import Folder
+from ledger.receipt import parse_receipt, prove_entry, verify_receipt
+
+ENTRIES_PER_PLAYER: Final = 100
+PROOFS: Final = 300
+SEED: Final = 5
+LIMIT_MS: Final = 5.0
+
+
+class _Recording(Folder):
+    """Remembers which files were read."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.paths: set[Path] = set()
+
+    def read(self, path: str) -> bytes | None:
+        self.paths.add(self.root / path)
+        return super().read(path)
+
+
+def proof_p99_ms(*, rounds: int, size: int) -> Measurement:
+    """Milliseconds for a receipt (entry, inclusion proof, checkpoint) of a random entry, its files not in memory."""
+    with big_log(size * ENTRIES_PER_PLAYER) as log:
+        return proof_p99_ms_on(log, proofs=rounds * PROOFS)
+
+
+def proof_p99_ms_on(log: BigLog, *, proofs: int) -> Measurement:
+    """Each proof is made twice: to learn which files it reads and drop them from memory, then with the clock."""
+    dice = random.Random(SEED)
+    os.sync()
+    cold, warm, verified = [], [], []
+    for _ in range(proofs):
+        leaf_index = dice.randrange(log.tree_size)
+        source = _Recording(log.folder.root)
+        prove_entry(source, log.policy, leaf_index)
+        for path in source.paths:
+            _forget(path)
+        began = time.perf_counter()
+        receipt = bytes(prove_entry(Folder(log.folder.root), log.policy, leaf_index))
+        proved = time.perf_counter()
+        list(verify_receipt("receipt", parse_receipt("receipt", receipt), log.policy))
+        cold.append(proved - began)
+        verified.append(time.perf_counter() - proved)
+        began = time.perf_counter()
+        prove_entry(Folder(log.folder.root), log.policy, leaf_index)
+        warm.append(time.perf_counter() - began)
+    return Measurement(
+        value=_p99_ms(cold),
+        unit="ms",
+        of=f"making a receipt, {log.tree_size:,} entries, tiles not in memory; baseline: the limit",
+        baseline=LIMIT_MS,
+        details={
+            "entries": log.tree_size,
+            "proofs": proofs,
+            "p50_ms": _ms(sorted(cold)[len(cold) // 2]),
+            "warm_p99_ms": _p99_ms(warm),
+            "verify_p99_ms": _p99_ms(verified),
+            "verify_limit_ms": 20.0,
+            "cold": "posix_fadvise(DONTNEED) on each file that the proof reads",
+        },
+    )
+
+
+def _forget(path: Path) -> None:
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return
+    try:
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(descriptor)
+
+
+def _p99_ms(seconds: list[float]) -> float:
+    return _ms(sorted(seconds)[min(len(seconds) * 99 // 100, len(seconds) - 1)])
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 3)
