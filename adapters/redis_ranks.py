@@ -177,6 +177,23 @@ class Boards:
         ]
         return sorted(lines, key=lambda line: line.place), size
 
+    async def at_one_moment(self, boards: Sequence[Board]) -> tuple[int, list[list[tuple[str, int]]]]:
+        """Players and scores of whole boards, and the position at which all of them stand."""
+        try:
+            keys = await self._keys()
+            async with self._client.pipeline(transaction=True) as transaction:
+                transaction.hget(keys.position, "stream_seq")
+                for board in boards:
+                    transaction.zrange(keys.board(board.name), 0, -1, withscores=True)
+                stream_seq, *found = await transaction.execute()
+        except RedisError as err:
+            raise unavailable(err) from err
+        lines = [
+            [(player_of(member), _score(board, score)) for member, score in of]
+            for board, of in zip(boards, found, strict=True)
+        ]
+        return int(stream_seq or 0), lines
+
     async def sums(self, quests: Iterable[str]) -> BoardSums | None:
         """All XP and the finishers of these quests, None when the position moved meanwhile."""
         before = await self.position()
@@ -233,7 +250,7 @@ def _standings(board: Board, found: Any) -> list[Standing]:
     return lines
 
 
-def _score(board: Board, stored: str) -> int:
+def _score(board: Board, stored: str | float) -> int:
     return -int(stored) if board.is_descending else int(stored)
 
 

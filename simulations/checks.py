@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import Final, NamedTuple
 
 from simulations.fold import Fold
+from simulations.moments import Moment
 from simulations.prediction import DATA
 
 Board = Sequence[tuple[str, int]]
@@ -90,6 +91,21 @@ def _inversions(board: Board, official: Mapping[str, Official]) -> list[tuple[st
     ranked = sorted(board, key=lambda entry: official[entry[0]].rank)
     by_rank = [(b[0], a[0]) for a, b in pairwise(ranked) if a[1] > b[1]]
     return by_score + by_rank
+
+
+def check_moments(moments: Sequence[Moment], folded: Mapping[int, Mapping[str, str]]) -> Finding:
+    """At every moment that was looked at, each board held what the fold of the stream up to that event gives."""
+    name = "boards during the replay = fold"
+    if not moments:
+        return Finding(name, ok=False, detail="no moment of the replay was looked at")
+    for moment in moments:
+        wanted = folded.get(moment.stream_seq, {})
+        for board, found in moment.boards.items():
+            if found != wanted.get(board):
+                return Finding(name, ok=False, detail=f"{board} after event {moment.stream_seq:,} is not its fold")
+    first, last = moments[0], moments[-1]
+    detail = f"{len(first.boards)} boards at {len(moments)} moments, events {first.stream_seq:,} to {last.stream_seq:,}"
+    return Finding(name, ok=True, detail=detail)
 
 
 def check_sizes(events: int, leaves: int, rows: int) -> Finding:

@@ -36,7 +36,7 @@ def play(data_dir: Path, tenant: str, players: int | None, *, as_json: bool) -> 
         run_async(create_tenant(settings, tenant))
         tenants = len(run_async(list_tenants(settings)))
         replay = run_async(marathon.replay(settings, tenant, players, progress))
-        findings = run_async(marathon.check(settings, tenant, players, progress))
+        findings = run_async(marathon.check(settings, tenant, players, progress, replay.moments))
         findings.append(replay.refusals())
         board = run_async(marathon.top(settings, tenant, 10))
         proof = prove_finish(settings, tenant, board[0][0]) if board else None

@@ -33,6 +33,7 @@ class _Facts(msgspec.Struct, gc=False):
     balance: int = 0
     elapsed_ms: int = 0
     refused: list[list[Any]] = []
+    divisions: list[str] = []
 
 
 _envelope_of: Final = msgspec.json.Decoder(_Envelope).decode
@@ -63,7 +64,7 @@ class Fold:
         self.tokens: dict[str, int] = defaultdict(int)
         self.treasury = 0
         self.completions: Counter[tuple[str, str]] = Counter()
-        self.finishes: dict[str, dict[str, int]] = defaultdict(dict)
+        self._scores: dict[str, dict[str, tuple[int, int]]] = defaultdict(dict)
         self.refused: Counter[str] = Counter()
         self.faults: list[str] = []
         self.faults_total = 0
@@ -86,6 +87,11 @@ class Fold:
     def commands(self) -> int:
         """How many commands left events."""
         return len(self._commands)
+
+    def board(self, name: str) -> list[tuple[str, int]]:
+        """A leaderboard as it must be now, by the ledger's own name for it: players and scores, the best first."""
+        scores = self._scores[name]
+        return [(player, abs(scores[player][0])) for player in sorted(scores, key=lambda each: scores[each])]
 
     def add(self, stream_seq: int, body: bytes) -> None:
         """Take the next event."""
@@ -129,9 +135,11 @@ class Fold:
             self._account_own(owner, kind, facts)
         if kind == "quest-completed/1":
             self.completions[owner, facts.quest] += 1
-            self.finishes[facts.quest][owner] = facts.elapsed_ms
+            for board in (f"quest:{facts.quest}", *(f"division:{facts.quest}:{one}" for one in facts.divisions)):
+                self._scores[board][owner] = (facts.elapsed_ms, self.stream_seq)
         elif kind == "xp-awarded/1":
             self.xp[owner] += facts.amount
+            self._scores["xp"][owner] = (-self.xp[owner], self.stream_seq)
             if self.xp[owner] != facts.total:
                 self._fault(f"{event.id} states {facts.total} XP, its player's awards add up to {self.xp[owner]}")
         elif kind in _SIGN:

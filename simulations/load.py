@@ -61,7 +61,7 @@ def _marathon(
     settings: Settings, tenant: str, args: argparse.Namespace, progress: Progress
 ) -> tuple[dict[str, Any], list[Finding]]:
     replay = run_async(marathon.replay(settings, tenant, args.players, progress))
-    findings = run_async(marathon.check(settings, tenant, args.players, progress))
+    findings = run_async(marathon.check(settings, tenant, args.players, progress, replay.moments))
     if not args.json:
         print(f"replayed    {replay.client['accepted']:,} commands in {replay.seconds:.1f} s, {replay.events:,} events")
         print_lags(replay.lags)

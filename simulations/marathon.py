@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from adapters.errors import TallyError
 from adapters.settings import Settings
 from projections.boards import quest_board, xp_board
+from projections.errors import ProjectionError
 from simulations.checks import (
     Board,
     Finding,
@@ -20,6 +21,7 @@ from simulations.checks import (
     check_books,
     check_history,
     check_leaves,
+    check_moments,
     check_sizes,
     check_totals,
     check_types,
@@ -28,6 +30,7 @@ from simulations.checks import (
 )
 from simulations.installation import client_command, client_environment
 from simulations.lag import EVENTS, Lag, Sampler, Samples, settled
+from simulations.moments import Moment, watch
 from simulations.prediction import Prediction, predict, read_rows
 from simulations.progress import Progress
 from simulations.stores import Stores, Stream, split_treasury
@@ -47,6 +50,7 @@ class Replay:
     events_before: int
     events: int
     lags: dict[str, Lag] = field(default_factory=dict)
+    moments: Sequence[Moment] = ()
     settled: bool = True
 
     def refusals(self) -> Finding:
@@ -88,10 +92,11 @@ async def replay(settings: Settings, tenant: str, players: int | None, progress:
             progress.show("replaying", answered, state["total"], f"{answered:,} commands  {rate:,.0f}/s  {behind}")
 
         async with Sampler(stores, on_sample) as samples:
-            await _run_client(settings, tenant, players, state)
-            seconds = time.time() - began
-            progress.clear()
-            is_settled = await _settle(samples, progress)
+            async with _watching(stores) as moments:
+                await _run_client(settings, tenant, players, state)
+                seconds = time.time() - began
+                progress.clear()
+                is_settled = await _settle(samples, progress)
             events = await stores.events()
         return Replay(
             client=state,
@@ -100,7 +105,27 @@ async def replay(settings: Settings, tenant: str, players: int | None, progress:
             events=events,
             lags=samples.lags(),
             settled=is_settled,
+            moments=moments,
         )
+
+
+@asynccontextmanager
+async def _watching(stores: Stores) -> AsyncIterator[list[Moment]]:
+    """Note now and then what the boards hold, and once more at the end."""
+    boards = [xp_board(), quest_board(QUEST), quest_board(QUEST, "runners")]
+    moments: list[Moment] = []
+
+    async def look() -> Moment:
+        return await stores.moment(boards)
+
+    watching = asyncio.create_task(watch(look, moments))
+    try:
+        yield moments
+    finally:
+        watching.cancel()
+        with suppress(asyncio.CancelledError, ProjectionError):
+            await watching
+    moments.append(await look())
 
 
 def _projections(samples: Samples) -> list[tuple[str, int]]:
@@ -154,18 +179,23 @@ async def _run_client(settings: Settings, tenant: str, players: int | None, stat
         raise TallyError(message)
 
 
-async def check(settings: Settings, tenant: str, players: int | None, progress: Progress) -> list[Finding]:
-    """Every check after a replay, on the real stores."""
+async def check(
+    settings: Settings, tenant: str, players: int | None, progress: Progress, moments: Sequence[Moment]
+) -> list[Finding]:
+    """Every check after a replay, on the real stores; `moments` of the replay are compared with the fold."""
     prediction = predict(read_rows(players))
     async with Stores(settings, tenant) as stores:
         total = await stores.events()
-        stream = await stores.fold(COMMAND_PREFIX, lambda at: progress.show("checking", at, total, f"{at:,} events"))
+        stream = await stores.fold(
+            COMMAND_PREFIX, lambda at: progress.show("checking", at, total, f"{at:,} events"), moments
+        )
         progress.clear()
         registered = stream.fold.own.types["player-registered/1"]
         if registered > prediction.players:
             message = f"tenant {tenant} holds {registered:,} runners already: check with --players {registered} or more"
             raise TallyError(message)
         findings = await _check_boards(stores, stream, players)
+        findings.append(check_moments(moments, stream.at))
         findings += await _check_counts(stores, stream, prediction)
         findings += await _check_sums(stores, stream, prediction)
     return findings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from hashlib import sha256
 from typing import Any, Final, Self
@@ -25,6 +25,7 @@ from projections.errors import ProjectionError
 from projections.read_models import TREASURY
 from simulations.fold import Fold
 from simulations.lag import EVENTS
+from simulations.moments import Moment, digest
 
 LOG, BOARDS, READ_MODELS, ANALYTICS = "log", "leaderboards", "read models", "Iceberg"
 PROJECTIONS: Final = (LOG, BOARDS, READ_MODELS, ANALYTICS)
@@ -117,8 +118,23 @@ class Stores:
 
     # -- contents -----------------------------------------------------------------------------------------------------
 
-    async def fold(self, own_prefix: str = "", on_progress: Callable[[int], None] | None = None) -> Stream:
-        """The whole stream, folded and hashed; commands whose ids begin with the prefix are also counted apart."""
+    async def moment(self, boards: Sequence[Board]) -> Moment:
+        """What boards hold, all at one position."""
+        stream_seq, lines = await self._boards.at_one_moment(boards)
+        return Moment(stream_seq, {board.name: digest(of) for board, of in zip(boards, lines, strict=True)})
+
+    async def fold(
+        self,
+        own_prefix: str = "",
+        on_progress: Callable[[int], None] | None = None,
+        moments: Sequence[Moment] = (),
+    ) -> Stream:
+        """The whole stream, folded and hashed; commands whose ids begin with the prefix are also counted apart.
+
+        `at` of what is returned has the boards of each moment as the fold had them then.
+        """
+        wanted = {moment.stream_seq: moment.boards for moment in moments}
+        at: dict[int, dict[str, str]] = {}
         events = await self.events()
         folded, leaves = Fold(own_prefix), sha256()
         reader = PullReader(self.client, self._stream, 0)
@@ -130,12 +146,14 @@ class Stores:
                     raise StoreUnavailable(line)
                 for stream_seq, message in taken:
                     folded.add(stream_seq, message.data)
+                    if stream_seq in wanted:
+                        at[stream_seq] = {name: digest(folded.board(name)) for name in wanted[stream_seq]}
                     leaves.update(sha256(b"\x00" + message.data).digest())
                 if on_progress is not None:
                     on_progress(folded.stream_seq)
         finally:
             await reader.close()
-        return Stream(folded, leaves.hexdigest())
+        return Stream(folded, leaves.hexdigest(), at)
 
     def leaves_digest(self, tree_size: int) -> str:
         """A digest over all leaf hashes of the log, to compare with the stream's."""
@@ -177,11 +195,12 @@ class Stores:
 
 
 class Stream:
-    """What was read from the event stream: its fold and a digest over the hashes of its events."""
+    """What was read from the event stream: its fold, a digest over the hashes of its events, boards at moments."""
 
-    def __init__(self, fold: Fold, leaves_digest: str) -> None:
+    def __init__(self, fold: Fold, leaves_digest: str, at: Mapping[int, Mapping[str, str]]) -> None:
         self.fold = fold
         self.leaves_digest = leaves_digest
+        self.at = at
 
 
 def split_treasury(accounts: Mapping[str, int]) -> tuple[dict[str, int], int]:

@@ -15,6 +15,7 @@ from benchmarks.hot import hot_quest_vs_ordinary_on
 from benchmarks.intake_modes import intake_durable_vs_fast_on
 from benchmarks.lab import lab
 from benchmarks.latency import command_p99_ms_at_2000_on
+from benchmarks.ranks import rank_us_on
 from benchmarks.scaling import workers_1_2_4_on
 
 SIZE = 40
@@ -67,6 +68,14 @@ def test_every_command_of_the_open_loop_is_answered(found):
     assert measured.value > 0
     assert set(measured.details["latency_ms"]) == {"worker only", "everything running"}
     assert measured.details["fsync_ms_before_and_after"][0]["p50"] > 0
+
+
+def test_every_question_about_a_board_is_counted_by_the_server(found):
+    measured = rank_us_on(found, rounds=1, size=200, questions=20)
+
+    assert measured.value > 0
+    assert len(measured.details["microseconds"]) == 6
+    assert all(one["p99"] >= one["p50"] > 0 for one in measured.details["microseconds"].values())
 
 
 def test_the_library_on_postgres_stores_the_same_completions(found):

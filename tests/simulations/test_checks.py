@@ -13,12 +13,14 @@ from simulations.checks import (
     check_completions,
     check_history,
     check_leaves,
+    check_moments,
     check_sizes,
     check_totals,
     check_types,
     read_official,
 )
 from simulations.fold import Fold
+from simulations.moments import Moment, digest
 
 OFFICIAL = {"b1": Official(1, 100), "b2": Official(2, 200), "b3": Official(3, 200), "b4": Official(4, 400)}
 BOARD = [("b1", 100), ("b2", 200), ("b3", 200), ("b4", 400)]
@@ -159,7 +161,7 @@ def test_a_fold_says_what_the_events_say():
         "tokens-spent/1": 1,
     }
     assert (fold.xp, fold.tokens, fold.treasury) == ({"a": 60}, {"a": 20}, -20)
-    assert fold.finishes == {"q": {"a": 5}}
+    assert (fold.board("quest:q"), fold.board("xp"), fold.board("quest:other")) == ([("a", 5)], [("a", 60)], [])
     assert fold.refused == {"unknown-quest": 1}
 
 
@@ -209,6 +211,29 @@ def test_an_altered_stream_fails(stream, named):
 
 def test_a_gap_in_the_stream_fails():
     assert not check_history(folded(STREAM, first=2)).ok
+
+
+def test_a_board_of_the_fold_is_in_the_order_in_which_scores_were_reached():
+    fold = Fold()
+    for seq, (player, elapsed_ms) in enumerate([("a", 9), ("b", 5), ("c", 9), ("d", 5)], 1):
+        more = {"quest": "q", "elapsed_ms": elapsed_ms, "divisions": ["x"] if player < "c" else []}
+        fold.add(seq, event("quest-completed/1", f"player/{player}", 1, f"c{seq}", **more))
+
+    assert fold.board("quest:q") == [("b", 5), ("d", 5), ("a", 9), ("c", 9)]
+    assert fold.board("division:q:x") == [("b", 5), ("a", 9)]
+
+
+def test_a_moment_that_is_not_what_the_fold_had_then_fails():
+    right = {"xp": digest([("a", 60), ("b", 50)]), "quest:q": digest([])}
+    moments = [Moment(3, right), Moment(9, right)]
+    swapped = {**right, "xp": digest([("b", 50), ("a", 60)])}
+
+    assert check_moments(moments, {3: right, 9: right}).ok
+    wrong = check_moments(moments, {3: right, 9: swapped})
+    assert not wrong.ok
+    assert "xp after event 9" in wrong.detail
+    assert not check_moments(moments, {3: right}).ok
+    assert not check_moments([], {}).ok
 
 
 def test_each_player_completes_exactly_once():

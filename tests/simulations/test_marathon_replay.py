@@ -24,6 +24,7 @@ from projections.boards import Board, quest_board, xp_board
 from simulations import burst, marathon
 from simulations.checks import Finding
 from simulations.installation import client_environment
+from simulations.moments import Moment
 from simulations.prediction import predict, read_rows
 from simulations.progress import Progress
 from simulations.proof import prove_finish
@@ -46,8 +47,8 @@ def replayed(running: Settings) -> marathon.Replay:
     return asyncio.run(marathon.replay(running, TENANT, PLAYERS, QUIET))
 
 
-def findings_of(settings: Settings) -> list[Finding]:
-    return asyncio.run(marathon.check(settings, TENANT, PLAYERS, QUIET))
+def findings_of(settings: Settings, replayed: marathon.Replay) -> list[Finding]:
+    return asyncio.run(marathon.check(settings, TENANT, PLAYERS, QUIET, replayed.moments))
 
 
 def failed(findings: list[Finding]) -> list[str]:
@@ -60,7 +61,20 @@ def test_a_race_leaves_exactly_what_its_input_predicts(running, replayed):
     assert replayed.client["accepted"] == prediction.commands_total
     assert replayed.client["refused"] == {}
     assert replayed.settled
-    assert failed(findings_of(running)) == []
+    assert failed(findings_of(running, replayed)) == []
+
+
+def test_the_boards_were_looked_at_while_it_went_on_and_a_moment_that_differs_fails(running, replayed):
+    moments = list(replayed.moments)
+    at = len(moments) // 2
+    moments[at] = Moment(moments[at].stream_seq, moments[at].boards | {"xp": "0" * 64})
+
+    assert len({moment.stream_seq for moment in moments}) > 1
+    assert len({moment.boards["xp"] for moment in replayed.moments}) > 1
+    findings = asyncio.run(marathon.check(running, TENANT, PLAYERS, QUIET, moments))
+    assert failed(findings) == [
+        f"boards during the replay = fold: xp after event {moments[at].stream_seq:,} is not its fold"
+    ]
 
 
 def test_every_projection_has_a_measured_lag(replayed):
@@ -78,7 +92,7 @@ def test_the_same_race_again_changes_nothing_and_a_burst_beside_it_loses_nothing
     again, done, of_burst = asyncio.run(both())
 
     assert (again.client["accepted"], again.client["refused"]) == (replayed.client["accepted"], {})
-    assert failed(findings_of(running)) == []
+    assert failed(findings_of(running, replayed)) == []
     assert failed(of_burst) == []
     report = done.as_json()
     assert report["answered"] == 300
@@ -102,11 +116,11 @@ def test_one_altered_row_in_postgresql_fails_the_check(running, replayed):
             await connection.execute("UPDATE accounts SET balance = balance + %s WHERE account = 'b19'", [amount])
 
     asyncio.run(change(1))
-    altered = failed(findings_of(running))
+    altered = failed(findings_of(running, replayed))
     asyncio.run(change(-1))
 
     assert {line.partition(":")[0] for line in altered} == {"XP", "tokens", "books sum to zero"}
-    assert failed(findings_of(running)) == []
+    assert failed(findings_of(running, replayed)) == []
 
 
 def test_one_altered_score_in_redis_fails_the_check(running, replayed):
@@ -119,7 +133,7 @@ def test_one_altered_score_in_redis_fails_the_check(running, replayed):
 
     for board, named in ((quest_board("boston-2014", "runners"), "leaderboard of runners"), (xp_board(), "XP")):
         asyncio.run(move(board, -1))
-        altered = failed(findings_of(running))
+        altered = failed(findings_of(running, replayed))
         asyncio.run(move(board, 1))
         assert [line.partition(":")[0] for line in altered] == [named]
 
