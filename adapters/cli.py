@@ -32,6 +32,7 @@ COMMANDS: dict[str, str] = {
     "schema": "adapters.commands.schema",
     "leaderboard": "adapters.commands.leaderboard",
     "player": "adapters.commands.player",
+    "quest": "adapters.commands.quest",
     "account": "adapters.commands.account",
     "prove": "adapters.commands.prove",
     "verify": "ledger.cli_verify",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -20,6 +21,7 @@ from projections.positions import require_same_stream
 CONNECT_TIMEOUT_S: Final = 10
 STATEMENT_TIMEOUT_MS: Final = 60_000
 LOCK_TIMEOUT_MS: Final = 10_000
+READERS_AT_ONCE: Final = 16
 # The position commits with the effect: what a crash of the server takes back, it takes back together, and the stream
 # brings it again. So nobody has to wait for the disk here (docs/adr/0006-read-models-without-fsync.md).
 _OPTIONS: Final = (
@@ -141,7 +143,7 @@ async def move_position(
 
 @asynccontextmanager
 async def reading(
-    settings: PostgresSettings,
+    source: PostgresSettings | Readers,
     tenant: str,
     generation: str = LIVE,
     tables: Tables = READ_MODELS,
@@ -153,20 +155,95 @@ async def reading(
     The lock comes before the snapshot: a generation that goes live waits for who reads, and who comes later sees it
     as it is then. (A snapshot from before would show the new tables half filled.)
     """
-    connection = await connect(settings, tenant, generation, tables, role=role)
     try:
+        if isinstance(source, Readers):
+            async with source.lent(tenant) as connection:
+                await _require_version(connection, tenant, tables)
+                yield connection
+            return
+        connection = await connect(source, tenant, generation, tables, role=role)
         async with connection:
-            await connection.set_autocommit(False)
-            await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            await connection.execute("LOCK TABLE position IN ACCESS SHARE MODE")
+            await begin_reading(connection)
             await _require_version(connection, tenant, tables)
             yield connection
+            await connection.execute("ROLLBACK")
     except NOT_THERE as err:
         if generation != LIVE:
             raise no_past_state(tables.name, tenant, generation) from err
         raise unavailable(err) from err
     except psycopg.Error as err:
         raise unavailable(err) from err
+
+
+async def begin_reading(connection: Connection) -> None:
+    """Begin a transaction that sees one moment."""
+    await connection.execute(
+        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; LOCK TABLE position IN ACCESS SHARE MODE"
+    )
+
+
+class Readers:
+    """Connections of tenants' readers that stay open, for who answers many queries; so many in all."""
+
+    def __init__(self, settings: PostgresSettings, connections_max: int = READERS_AT_ONCE) -> None:
+        self._settings = settings
+        self._max = connections_max
+        self._slots = asyncio.Semaphore(connections_max)
+        self._idle: dict[str, list[Connection]] = {}
+
+    @asynccontextmanager
+    async def lent(self, tenant: str) -> AsyncIterator[Connection]:
+        """A connection in a transaction that sees one moment of the live read models."""
+        async with self._slots:
+            connection = await self._begun(tenant)
+            try:
+                yield connection
+                await connection.execute("ROLLBACK")
+            except BaseException:
+                await connection.close()
+                raise
+            self._idle.setdefault(tenant, []).append(connection)
+            await self._make_room()
+
+    async def close(self) -> None:
+        """Close what is idle."""
+        for connections in self._idle.values():
+            for connection in connections:
+                await connection.close()
+        self._idle.clear()
+
+    async def _begun(self, tenant: str) -> Connection:
+        while waiting := self._idle.get(tenant):
+            connection = waiting.pop()
+            try:
+                await begin_reading(connection)
+            except psycopg.OperationalError:  # the server was away since
+                await connection.close()
+            else:
+                return connection
+        connection = await connect(self._settings, tenant)
+        try:
+            await begin_reading(connection)
+        except BaseException:
+            await connection.close()
+            raise
+        return connection
+
+    async def _make_room(self) -> None:
+        """Of many tenants, the one that was idle first lets go."""
+        while sum(map(len, self._idle.values())) > self._max:
+            tenant = next(name for name, waiting in self._idle.items() if waiting)
+            await self._idle[tenant].pop(0).close()
+
+
+@asynccontextmanager
+async def shared_readers(settings: PostgresSettings) -> AsyncIterator[Readers]:
+    """The connections for the queries of a process."""
+    readers = Readers(settings)
+    try:
+        yield readers
+    finally:
+        await readers.close()
 
 
 async def _require_version(connection: Connection, tenant: str, tables: Tables) -> None:

@@ -12,6 +12,7 @@ ProjectionError
   Unprojectable     an event that the projector fails on, where it cannot be parked
   UnknownEvent      an event of a type that this version does not know
   WrongBoard        a definition of boards, or a query for one, that cannot be
+  AsOfRefused       a query names no day and no moment
   NotFound          a query names what is not there
 """
 
@@ -105,3 +106,10 @@ class WrongBoard(ProjectionError):
 
 class NotFound(ProjectionError):
     """A query asked for something that no event told of."""
+
+
+class AsOfRefused(ProjectionError):
+    """As of when cannot be read."""
+
+    def __init__(self, text: str, reason: str) -> None:
+        super().__init__(f"as of {text[:40]!r} ({reason}): wanted 2014-04-21, or 2014-04-21T14:00:00Z")

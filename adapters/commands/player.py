@@ -7,6 +7,7 @@ import asyncio
 
 import msgspec
 
+from adapters.as_of_option import add_as_of
 from adapters.commands.leaderboard import duration
 from adapters.postgres_queries import Attempt, PlayerPage, player_page
 from adapters.settings import Settings
@@ -23,8 +24,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--generation", metavar="NAME", help="a past state (tally rebuild readmodels --at TIME --as NAME)"
     )
+    add_as_of(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.epilog = "example:\n  tally player b19"
+    parser.epilog = "examples:\n  tally player b19\n  tally player b19 --as-of 2014-04-21T15:00:00Z --json"
 
 
 def run(args: argparse.Namespace) -> int:
@@ -32,14 +34,15 @@ def run(args: argparse.Namespace) -> int:
     settings = Settings.load(args.data, need=("postgres_dsn",))
     tenant = which_tenant(settings, args.tenant)
     generation = LIVE if args.generation is None else require_name(args.generation)
-    page = asyncio.run(player_page(settings, tenant, require_token("the player", args.player), generation))
+    player = require_token("the player", args.player)
+    page = asyncio.run(player_page(settings, tenant, player, as_of=args.as_of, generation=generation))
     print(msgspec.json.encode(page).decode() if args.json else _text(page))
     return 0
 
 
 def _text(page: PlayerPage) -> str:
     lines = [
-        f"player      {page.player}",
+        f"player      {page.player}" + (f", as of {page.as_of:%Y-%m-%d %H:%M:%S}Z" if page.as_of else ""),
         f"region      {page.region or '-'}",
         f"cohort      {page.cohort or '-'}",
         f"registered  {page.registered_at:%Y-%m-%d %H:%M:%S}Z",

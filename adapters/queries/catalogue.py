@@ -14,6 +14,7 @@ MODULES: Final[dict[str, tuple[str, ...]]] = {
     "adapters.queries.outcomes": ("nats_url",),
     "adapters.queries.leaderboards": ("redis_url",),
     "adapters.queries.log": ("log_dir",),
+    "adapters.queries.read_models": ("postgres_dsn",),
 }
 NEED: Final = tuple(sorted({field for fields in MODULES.values() for field in fields}))
 

@@ -110,8 +110,11 @@ def finish(story, player, elapsed_ms, *, quest="race", divisions=("runners",)):
     return story.tell("player", player, CompleteQuest(quest=quest, elapsed_ms=elapsed_ms), START_MS + elapsed_ms)
 
 
-def random_story(tenant, seed, events=400, players=25, minutes=600):
-    """A stream in which everything happens, in an order that the seed decides."""
+def random_story(tenant, seed, events=400, players=25, minutes=600, *, is_in_order=False):
+    """A stream in which everything happens, in an order that the seed decides.
+
+    With `is_in_order` the times of one player rise, and only those of different players are mixed.
+    """
     dice = random.Random(seed)
     story = Story(tenant)
     closes_at = to_time(START_MS + 36 * 3_600_000)
@@ -125,6 +128,8 @@ def random_story(tenant, seed, events=400, players=25, minutes=600):
     while len(story.records) < events:
         player, quest = dice.choice(names), dice.choice(["race", "hunt", "NULL"])
         elapsed = dice.randrange(1, minutes // 10) * 600_000
+        if is_in_order:
+            elapsed = 600_000 * (sum(player.encode()) % 7) + 120_000 * len(story.records)
         command = dice.choices(
             [
                 RegisterPlayer(region=dice.choice(["USA", None]), cohort=dice.choice(["c1", None])),

@@ -8,9 +8,10 @@ from sinks import ReadModels
 from stories import START_MS, Story, finish, fold, publish, random_story
 
 from adapters import postgres
-from adapters.postgres_queries import player_page, quest_page, statement, sums
+from adapters.postgres_queries import player_page, quest_page, sums
 from adapters.postgres_readmodels import ReadModelFollower
 from adapters.postgres_schema import IDENTIFIER_BYTES_MAX, schema_of
+from adapters.postgres_statements import statement
 from domain.player import AbandonQuest, AcceptQuest, ReachStep, RegisterPlayer
 from domain.token import MintTokens, TransferTokens
 from projections.errors import Fenced, Inconsistent, NotFound, ProjectionError, SinkUnavailable

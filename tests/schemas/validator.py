@@ -1,7 +1,7 @@
 """A plain validator for the JSON Schemas that we make: every keyword that they use, and no other."""
 
 import re
-from datetime import datetime
+from datetime import date, datetime
 
 TYPES = {
     "object": lambda value: isinstance(value, dict),
@@ -78,14 +78,14 @@ def _prefix_items(value, rule, schema, document):
 
 
 def _format(value, rule, schema, document):
-    assert rule == "date-time"
+    assert rule in {"date", "date-time"}
     if isinstance(value, str):
         try:
-            zone = datetime.fromisoformat(value).tzinfo
+            fits = bool(date.fromisoformat(value)) if rule == "date" else bool(datetime.fromisoformat(value).tzinfo)
         except ValueError:
-            zone = None
-        if zone is None:
-            yield f"{value!r} is no time with a zone"
+            fits = False
+        if not fits:
+            yield f"{value!r} is no {rule} (a time has a zone)"
 
 
 def _simple(is_kept, kind=object):
