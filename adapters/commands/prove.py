@@ -5,17 +5,21 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import time
 from pathlib import Path
 
 from adapters.errors import NotConfigured, TallyError
-from adapters.published_log import load_policy, log_dir_of, log_tenant
+from adapters.key_services import key_opener
+from adapters.published_log import keys_dir_of, load_policy, log_dir_of, log_tenant
 from adapters.settings import Settings
 from ledger.checkpoint import parse_checkpoint
 from ledger.completeness import prove_completeness
+from ledger.cose import cose_receipt, public_pem
 from ledger.errors import LogDamaged, NotYetSigned, ObjectMissing
 from ledger.events import describe, event_id
 from ledger.files import Folder, require
+from ledger.keyring import load_keyring
 from ledger.months import parse_month
 from ledger.policy import Policy
 from ledger.reader import LogReader
@@ -44,10 +48,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--tlog-proof", type=Path, metavar="FILE", help="write the bare C2SP tlog-proof too")
     parser.add_argument("--entry", type=Path, metavar="FILE", help="write the event's bytes too")
+    parser.add_argument(
+        "--cose", type=Path, metavar="FILE", help="write a COSE receipt (RFC 9942) too, for SCITT tools"
+    )
+    parser.add_argument("--cose-key", type=Path, metavar="FILE.pem", help="write the key that it verifies under")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.epilog = (
         "examples:\n  tally prove player.b19.12 -o b19.receipt\n"
         "  tally prove --all --player b19 --month 2026-11 -o b19-november.receipt\n"
+        "  tally prove player.b19.12 --tlog-proof b19.tlog-proof --entry b19.json --cose b19.cose\n"
         "  tally verify b19.receipt --policy .tally/keys/boston/policy"
     )
 
@@ -68,6 +77,9 @@ def run(args: argparse.Namespace) -> int:
         raise LogDamaged(f"entry {leaf_index}", expected=f"event {args.event_id}", found=describe(receipt.entry))
     output = args.output or Path(f"{args.event_id}.receipt")
     written = {output: bytes(receipt), args.tlog_proof: bytes(receipt.proof), args.entry: receipt.entry}
+    if args.cose is not None or args.cose_key is not None:
+        signer = load_keyring(keys_dir_of(settings, tenant), key_opener(os.environ)).certificate_key
+        written |= {args.cose: cose_receipt(receipt, signer, policy), args.cose_key: public_pem(signer.key)}
     for path, data in written.items():
         if path is not None:
             path.write_bytes(data)
