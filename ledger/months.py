@@ -174,7 +174,9 @@ def parse_statement(what: str, payload: bytes) -> MonthStatement:
 
 def _statement(what: str, value: Any) -> MonthStatement:
     predicate = value["predicate"]
-    if value["_type"] != STATEMENT_TYPE or value["predicateType"] not in {CERTIFIED, PROVISIONAL}:
+    if value["_type"] != STATEMENT_TYPE:
+        raise Malformed(f"{what}, _type", expected=STATEMENT_TYPE, found=excerpt(value["_type"]))
+    if value["predicateType"] not in {CERTIFIED, PROVISIONAL}:
         raise Malformed(f"{what}, predicateType", expected=CERTIFIED, found=excerpt(value["predicateType"]))
     origin, _, month = value["subject"][0]["name"].rpartition("/")
     if not _MONTH.fullmatch(month):

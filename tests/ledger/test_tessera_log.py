@@ -8,6 +8,8 @@ from log_samples import vectors
 from ledger.audit import audit_log
 from ledger.builder import load_builder
 from ledger.checkpoint import Checkpoint
+from ledger.cli import main
+from ledger.encoding import encode_base64
 from ledger.errors import LedgerError
 from ledger.files import Folder
 from ledger.hashing import EMPTY_ROOT
@@ -115,3 +117,30 @@ def test_each_flipped_bit_of_the_log_is_found(built, path):
             audit_log(folder, POLICY, is_plain=True)
     folder.replace(path, good)
     assert audit_log(folder, POLICY, is_plain=True).checkpoint.checkpoint.tree_size == 15
+
+
+def test_tally_verify_takes_a_proof_of_a_log_that_is_not_ours_and_refuses_it_altered(built, tmp_path, capsys):
+    """A .tlog-proof with its entry, and a policy with that log's key: nothing of ours is in them."""
+    folder, _ = built
+    hashes = "\n".join(encode_base64(value) for value in LogReader(folder, 15).inclusion_proof(9))
+    proof = f"c2sp.org/tlog-proof@v1\nindex 9\n{hashes}\n\n{TESSERA['checkpoints'][15]}"
+    files = {"p.tlog-proof": proof, "entry": TESSERA["leaves"][9], "policy": f"log {TESSERA['vkey']}\nquorum none\n"}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    arguments = ["verify", str(tmp_path / "p.tlog-proof"), "--entry", str(tmp_path / "entry")]
+    arguments += ["--policy", str(tmp_path / "policy")]
+
+    assert main(arguments) == 0
+    for name, old, new in (
+        ("entry", "ten", "tin"),
+        ("p.tlog-proof", "index 9", "index 8"),
+        ("p.tlog-proof", hashes.split("\n")[0][:6], "AAAAAA"),
+        ("p.tlog-proof", "\n15\n", "\n16\n"),
+    ):
+        good = (tmp_path / name).read_text()
+        assert old in good
+        (tmp_path / name).write_text(good.replace(old, new, 1))
+        assert main(arguments) == 1
+        (tmp_path / name).write_text(good)
+    assert main(arguments) == 0
+    assert "FAILED  inclusion of leaf 9" in capsys.readouterr().out
