@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from ledger.events import subject_of
 from ledger.hashing import leaf_hash
-from ledger.keys import SigningKey
+from ledger.keyring import Keyring
 from ledger.note import VerifierKey
 from ledger.policy import Policy
 from ledger.proofs import verify_inclusion
@@ -35,12 +35,13 @@ _INCLUSION: Final = -1
 _SIGN1: Final = b"\xd2"  # tag 18
 
 
-def cose_receipt(receipt: Receipt, signer: SigningKey, policy: Policy) -> bytes:
-    """A receipt's proof as COSE, signed with the certificate key; raises a `LedgerError` unless the proof holds."""
+def cose_receipt(receipt: Receipt, keyring: Keyring, policy: Policy) -> tuple[bytes, VerifierKey]:
+    """A receipt's proof as COSE, and the certificate key that signed it; a `LedgerError` unless the proof holds."""
     proof = receipt.proof
     opened = policy.open("receipt, checkpoint", proof.checkpoint)
     checkpoint = opened.checkpoint
     verify_inclusion(proof.leaf_index, checkpoint.tree_size, leaf_hash(receipt.entry), proof.hashes, checkpoint.root)
+    signer = keyring.certificate_key_at(checkpoint.tree_size)
     policy.require_certificate_key("COSE receipt", signer.key.label, checkpoint.tree_size)
     claims: dict[int, object] = {_ISSUER: checkpoint.origin, _SUBJECT: subject_of(receipt.entry)}
     if opened.at_seconds is not None:
@@ -50,7 +51,7 @@ def cose_receipt(receipt: Receipt, signer: SigningKey, policy: Policy) -> bytes:
     )
     inclusion = encode_cbor([checkpoint.tree_size, proof.leaf_index, list(proof.hashes)])
     signature = signer.secret.sign(encode_cbor(["Signature1", protected, b"", checkpoint.root]))
-    return _SIGN1 + encode_cbor([protected, {_PROOFS: {_INCLUSION: [inclusion]}}, None, signature])
+    return _SIGN1 + encode_cbor([protected, {_PROOFS: {_INCLUSION: [inclusion]}}, None, signature]), signer.key
 
 
 def public_pem(key: VerifierKey) -> bytes:

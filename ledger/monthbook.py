@@ -163,8 +163,7 @@ class MonthBook:
             index=index,
             counts={name: count for name, count in counts.items() if count},
             keys=tuple(
-                (str(log.key), log.first_size, log.last_size_or_none)
-                for log in policy.keys_at(month.closing.tree_size)
+                (str(log.key), log.first_size, log.last_size_or_none) for log in policy.keys_at(month.closing.tree_size)
             ),
             policy_digest=policy.digest,
         )

@@ -78,8 +78,9 @@ def run(args: argparse.Namespace) -> int:
     output = args.output or Path(f"{args.event_id}.receipt")
     written = {output: bytes(receipt), args.tlog_proof: bytes(receipt.proof), args.entry: receipt.entry}
     if args.cose is not None or args.cose_key is not None:
-        signer = load_keyring(keys_dir_of(settings, tenant), key_opener(os.environ)).certificate_key
-        written |= {args.cose: cose_receipt(receipt, signer, policy), args.cose_key: public_pem(signer.key)}
+        keyring = load_keyring(keys_dir_of(settings, tenant), key_opener(os.environ))
+        cose, key = cose_receipt(receipt, keyring, policy)
+        written |= {args.cose: cose, args.cose_key: public_pem(key)}
     for path, data in written.items():
         if path is not None:
             path.write_bytes(data)

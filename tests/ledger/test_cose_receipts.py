@@ -32,11 +32,11 @@ def scitt_cose():
 
 def made(installed, leaf_index):
     receipt = prove_entry(installed.folder, installed.policy(), leaf_index)
-    return cose_receipt(receipt, installed.keyring.certificate_key, installed.policy())
+    return cose_receipt(receipt, installed.keyring, installed.policy())[0]
 
 
 def key(installed):
-    return public_pem(installed.keyring.certificate_key.key)
+    return public_pem(installed.keyring.certificate_keys[-1].key)
 
 
 @pytest.mark.parametrize("leaf_index", [0, 7, 255, 256, 299, 300, 449])
@@ -54,7 +54,7 @@ def test_scitt_cose_verifies_our_receipts(installed, scitt_cose, leaf_index):
     assert found.issuer == "tallyroot.example/ledger/boston"
     assert found.subject == f"player/b{leaf_index % 7}"
     assert found.iat in {NOV_21 // 1000, DEC_1 // 1000}
-    assert found.protected_header_ext == {4: installed.keyring.certificate_key.key.label.encode()}
+    assert found.protected_header_ext == {4: installed.keyring.certificate_keys[-1].key.label.encode()}
 
 
 def test_scitt_cose_refuses_our_receipt_for_another_event_or_under_another_key(installed, scitt_cose, tmp_path):
@@ -88,16 +88,16 @@ def test_scitt_cose_refuses_our_receipt_with_any_byte_altered(installed, scitt_c
 
 
 def test_a_receipt_is_signed_only_when_its_proof_holds_and_the_key_is_the_certificates(installed):
-    policy, signer = installed.policy(), installed.keyring.certificate_key
+    policy, keyring = installed.policy(), installed.keyring
     receipt = prove_entry(installed.folder, policy, 7)
 
     with pytest.raises(ProofFailed):
-        cose_receipt(replace(receipt, entry=event(8)), signer, policy)
+        cose_receipt(replace(receipt, entry=event(8)), keyring, policy)
     with pytest.raises(ProofFailed):
-        cose_receipt(replace(receipt, proof=replace(receipt.proof, leaf_index=8)), signer, policy)
+        cose_receipt(replace(receipt, proof=replace(receipt.proof, leaf_index=8)), keyring, policy)
     spoiled = receipt.proof.checkpoint.replace(b"\n300\n", b"\n299\n")
     with pytest.raises(SignatureFailed):
-        cose_receipt(replace(receipt, proof=replace(receipt.proof, checkpoint=spoiled)), signer, policy)
+        cose_receipt(replace(receipt, proof=replace(receipt.proof, checkpoint=spoiled)), keyring, policy)
 
 
 @pytest.mark.parametrize(

@@ -29,9 +29,7 @@ def witness_example():
     """Request, answer, and where the witness keeps it."""
     origin = "tallyroot.example/ledger/example"
     seed = b"\x02" * 32
-    witness = SigningKey.parse(
-        format_private_key(public_key("witness.example/w1", COSIGNATURE_ED25519, seed), seed)
-    )
+    witness = SigningKey.parse(format_private_key(public_key("witness.example/w1", COSIGNATURE_ED25519, seed), seed))
     request = AddCheckpoint(2, (LEAVES[2],), example_note().encode())
     line = witness.sign_checkpoint(Checkpoint(origin, 3, tree_root(LEAVES)), 1_795_255_200)
     return bytes(request).decode(), f"{line}", checkpoint_path(origin)

@@ -53,7 +53,7 @@ def lie(installed, month, **changes):
 
 
 def write(installed, month, payload):
-    installed.folder.replace(certificate_path(month), seal(payload, installed.keyring.certificate_key))
+    installed.folder.replace(certificate_path(month), seal(payload, installed.keyring.certificate_keys[-1]))
 
 
 def proof(installed, old, new):
@@ -164,7 +164,7 @@ def test_a_number_of_events_that_the_sizes_contradict_is_refused(three, counts):
 def test_counts_that_the_entries_contradict_are_refused(three):
     statement = open_month("p", three.folder.read(provisional_path("2027-01")), three.policy())
     wrong = dataclasses.replace(statement, counts={"quest-completed/1": 49, "xp-awarded/1": 101})
-    three.folder.replace(provisional_path("2027-01"), seal(wrong.payload(), three.keyring.certificate_key))
+    three.folder.replace(provisional_path("2027-01"), seal(wrong.payload(), three.keyring.certificate_keys[-1]))
 
     with pytest.raises(MonthFailed, match=r"counts of quest-completed/1: expected 50 in the entries, found 49"):
         three.audit()
@@ -241,7 +241,7 @@ def test_another_payload_under_the_old_signature_is_refused(three):
 
 def test_a_signature_over_the_payload_without_its_type_is_refused(three):
     value = envelope(three)
-    bare = three.keyring.certificate_key.secret.sign(decode_base64("p", value["payload"]))
+    bare = three.keyring.certificate_keys[-1].secret.sign(decode_base64("p", value["payload"]))
     put(three, value | {"signatures": [value["signatures"][0] | {"sig": encode_base64(bare)}]})
 
     with pytest.raises(SignatureFailed, match="expected a good signature"):
@@ -265,7 +265,7 @@ def test_the_same_key_twice_is_not_two_signers(three):
     exceptions = pytest.importorskip("securesystemslib.exceptions")
     value = envelope(three)
     twice = value | {"signatures": value["signatures"] * 2}
-    key = three.keyring.certificate_key.key
+    key = three.keyring.certificate_keys[-1].key
     theirs = signers.SSlibKey(key.label, "ed25519", "ed25519", {"public": key.public.hex()})
     put(three, twice)
 

@@ -75,7 +75,7 @@ def test_a_certificate_that_was_changed_after_it_was_copied_is_told_by_the_check
     keyring = load_keyring(place.settings.keys_dir / "boston")
     statement = open_month(path, place.folder.read(path), place.policy())
     lie = replace(statement, counts={"quest-completed/1": 300})
-    place.folder.replace(path, seal(lie.payload(), keyring.certificate_key))
+    place.folder.replace(path, seal(lie.payload(), keyring.certificate_keys[-1]))
 
     assert run_roots(place, "check", "--json") == 1
 
