@@ -301,5 +301,8 @@ class Cosigning:
             "another signer has its keys, this one was set back, or the witness is wrong"
         )
         found = shown.note if shown else f"nothing that the log signed; {asked.link.url} says so\n".encode()
-        kept = keep_evidence(self._memory, problem, current.note, found)
+        try:
+            kept = keep_evidence(self._memory, problem, current.note, found)
+        except OSError as err:
+            return HistoryForked(f"{problem}; nothing more is signed; the evidence could not be kept: {err}")
         return HistoryForked(f"{problem}; nothing more is signed until {kept} has been looked at and moved away")

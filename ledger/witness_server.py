@@ -24,6 +24,7 @@ CONNECTIONS_MAX: Final = 128
 REQUEST_S: Final = 15.0  # from the first byte of a request to the last one of its answer
 IDLE_S: Final = 60.0  # between two requests of one connection
 STOP_S: Final = 5.0
+POLL_S: Final = 0.1  # how often deadlines are looked at
 
 
 @dataclass(slots=True)
@@ -47,6 +48,7 @@ class WitnessServer(ThreadingHTTPServer):
         now_seconds: Callable[[], int],
         *,
         request_s: float = REQUEST_S,
+        poll_s: float = POLL_S,
     ) -> None:
         if ":" in address[0]:
             self.address_family = socket.AF_INET6
@@ -57,7 +59,7 @@ class WitnessServer(ThreadingHTTPServer):
         self._connections: dict[socket.socket, _Connection] = {}
         self._changed = threading.Condition()
         self._is_stopping = False
-        self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.1}, name="witness")
+        self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": poll_s}, name="witness")
 
     @property
     def url(self) -> str:
@@ -93,7 +95,7 @@ class WitnessServer(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def service_actions(self) -> None:
-        """Hang up on those who take too long; called ten times a second."""
+        """Hang up on those who take too long; called once for each poll."""
         now = time.monotonic()
         with self._changed:
             self._hang_up(lambda connection: connection.deadline < now)

@@ -70,7 +70,7 @@ class RunningWitness:
         self.keys = init_witness(base, name)
         for number, policy in enumerate(policies):
             self.trust(policy, f"{number}.policy")
-        self._options = options
+        self._options = {"poll_s": 0.01} | options
         self._port = 0
         self.server = None
 
