@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from benchmarks.measurement import Measurement
 from ledger.builder import load_builder
-from ledger.events import type_of
+from ledger.events import count_types
 from ledger.files import Folder
 from ledger.hashing import EMPTY_ROOT, FIRST_LINK, chain_links, leaf_hashes, perfect_root, tree_root
 from ledger.tiles import TILE_WIDTH
@@ -82,7 +82,7 @@ def _leaf_chain_tree(events: Sequence[bytes]) -> bytes:
 def _integrate(events: Sequence[bytes]) -> float:
     """Processor seconds of the whole integration into files."""
     with TemporaryDirectory(prefix="tally-bench-") as folder:
-        builder = load_builder(Folder(Path(folder)), 0, EMPTY_ROOT, type_of)
+        builder = load_builder(Folder(Path(folder)), 0, EMPTY_ROOT, count_types)
 
         def integrate() -> Any:
             for start in range(0, len(events), APPENDED_AT_ONCE):

@@ -34,7 +34,7 @@ from ledger.tiles import (
 
 BUNDLES_AT_ONCE: Final = 64
 
-TypeOf = Callable[[bytes], str]
+CountTypes = Callable[[Sequence[bytes]], Counter[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +61,10 @@ class _Edge:
 class TreeBuilder:
     """Appends entries behind a verified right edge; memory is bounded by the batch, not by the log."""
 
-    def __init__(self, folder: Folder, edge: _Edge, type_of: TypeOf) -> None:
+    def __init__(self, folder: Folder, edge: _Edge, count_types: CountTypes) -> None:
         self._folder = folder
         self._edge = edge
-        self._type_of = type_of
+        self._count_types = count_types
         self._partials: dict[tuple[int, int], int] = {}
         self._finished: list[Tile] = []
         self.counts: Counter[str] = Counter()
@@ -106,7 +106,7 @@ class TreeBuilder:
         self._folder.sync()
         for tile, data in bundles:
             stored = self._read_back(tile, data)
-            self.counts.update(map(self._type_of, stored))
+            self.counts.update(self._count_types(stored))
             leaves = leaf_hashes(stored)
             links = chain_links(edge.link, leaves)
             edge.link, edge.last_leaf = links[-1], leaves[-1]
@@ -188,7 +188,7 @@ class TreeBuilder:
         root: bytes | None = None
         for hashes in [leaves, *self._edge.levels[1:]]:
             root = fold_right(hashes, root)
-        counts = self.counts + Counter(map(self._type_of, stored))
+        counts = self.counts + self._count_types(stored)
         return TreeHead(self.tree_size, root or EMPTY_ROOT, links[-1] if links else self._edge.link, counts)
 
     def _write_partial(self, tile: Tile, data: bytes) -> None:
@@ -220,7 +220,7 @@ class TreeBuilder:
                 self._folder.remove_partials(Tile(level, number).partials_folder)
 
 
-def load_builder(folder: Folder, tree_size: int, root: bytes, type_of: TypeOf) -> TreeBuilder:
+def load_builder(folder: Folder, tree_size: int, root: bytes, count_types: CountTypes) -> TreeBuilder:
     """Read the right edge of a log and verify it against its checkpoint; raises `LogDamaged`.
 
     What lies further left is under the same root, through the hashes of the edge; the audit re-reads it.
@@ -249,7 +249,7 @@ def load_builder(folder: Folder, tree_size: int, root: bytes, type_of: TypeOf) -
     if leaves:
         _require_edge(reader, Tile(0, edge.bundles, len(leaves)), leaves)
         _require_edge(reader, Tile(CHAIN, edge.bundles, len(leaves)), chain_links(edge.link, leaves))
-    return TreeBuilder(folder, edge, type_of)
+    return TreeBuilder(folder, edge, count_types)
 
 
 def _require_edge(reader: LogReader, tile: Tile, hashes: Sequence[bytes]) -> None:

@@ -16,7 +16,7 @@ from typing import Final, Self
 from ledger.builder import TreeBuilder, TreeHead, load_builder
 from ledger.checkpoint import Checkpoint
 from ledger.errors import HistoryForked, LedgerError, LogDamaged, NotWitnessed, WrongUse
-from ledger.events import type_of
+from ledger.events import count_types
 from ledger.files import Folder
 from ledger.hashing import EMPTY_ROOT
 from ledger.keyevents import KEY_EVENTS
@@ -262,7 +262,7 @@ class LogWriter:
         require_current_policy(self._keyring, self._signed)
         self._signed_at_ms = (self._signed.at_seconds or 0) * 1000
         checkpoint = self._signed.checkpoint
-        self._builder = load_builder(self._folder, checkpoint.tree_size, checkpoint.root, type_of)
+        self._builder = load_builder(self._folder, checkpoint.tree_size, checkpoint.root, count_types)
         self._compare_memory(remembered)
         self._builder.clear_leftovers()
         self._signed_head = self._builder.head()

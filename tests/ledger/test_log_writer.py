@@ -2,12 +2,14 @@
 
 import itertools
 import shutil
+from collections import Counter
 
 import pytest
 from log_samples import DAY_MS, NOV_21, Installation, event, events, slow_chain, slow_root
 
 from ledger.checkpoint import Checkpoint
 from ledger.errors import HistoryForked, LedgerError, LogDamaged, Malformed, SignerLocked, WrongUse
+from ledger.events import UNTYPED, count_types, type_of
 from ledger.files import Folder
 from ledger.keyring import ensure_keys, generate_keys, load_keyring
 from ledger.keys import is_private
@@ -317,3 +319,12 @@ def test_the_time_in_checkpoints_never_goes_backwards(installed):
 
     assert opened.at_seconds in {NOV_21 // 1000, None}
     assert opened.checkpoint == Checkpoint(installed.keyring.origin, 2, slow_root(events(0, 2)))
+
+
+def test_types_are_counted_as_they_are_read_one_by_one():
+    odd = [b"", b"{", b"\xff", b'{"type":"x"}', event(0).replace(b"xp-awarded/1", b"a\\u0062"), event(1, type="é")]
+    bad = event(1).replace(b"xp-awarded/1", b"\xff")
+    cut, nameless = event(1)[: event(1).index(b',"subject"')], event(1, type="")
+    for entries in ([], events(0, 50), [*events(0, 9), *odd], [*events(0, 9), bad], [cut], [nameless, event(2)]):
+        assert count_types(entries) == Counter(map(type_of, entries))
+    assert count_types([nameless, event(2, type=UNTYPED)]) == {UNTYPED: 2}

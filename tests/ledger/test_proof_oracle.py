@@ -1,11 +1,13 @@
 """Proofs, roots and links against a slow, obvious reference, for sizes and contents that nobody chose."""
 
+from functools import cache
 from hashlib import sha256
+from random import Random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from log_samples import memory_nodes, slow_chain, slow_consistency, slow_path, slow_root
+from log_samples import memory_nodes, slow_chain, slow_consistency, slow_path, slow_root, slow_split
 
 from ledger.errors import ProofFailed
 from ledger.hashing import chain_links, leaf_hash, leaf_hashes, node_hash, tree_root
@@ -24,13 +26,95 @@ READ = memory_nodes(LEAVES)
 SIZES = st.integers(1, len(ENTRIES))
 
 
-def test_the_root_of_every_size_up_to_130_and_around_powers_of_two_is_that_of_the_reference():
-    sizes = [*range(131), 255, 256, 257, 511, 512, 513, 1_023, 1_024, 1_025, 1_099, 1_100]
+@cache
+def reference_root(start, end):
+    """The reference over `[start, end)`, each range computed once: every size is asked for."""
+    if end - start == 1:
+        return slow_root(ENTRIES[start:end])
+    middle = start + slow_split(end - start)
+    return sha256(b"\x01" + reference_root(start, middle) + reference_root(middle, end)).digest()
 
-    for size in sizes:
-        expected = slow_root(ENTRIES[:size])
-        assert tree_root(LEAVES[:size]) == expected
-        assert size == 0 or range_root(0, size, READ) == expected
+
+def reference_path(index, start, end, root=reference_root):
+    if end - start == 1:
+        return []
+    middle = start + slow_split(end - start)
+    if index < middle:
+        return [*reference_path(index, start, middle, root), root(middle, end)]
+    return [*reference_path(index, middle, end, root), root(start, middle)]
+
+
+def reference_consistency(old, start, end, root=reference_root, *, is_known=True):
+    """The proof that the tree over `[start, end)` begins with the tree over `[start, old)`."""
+    if old == end:
+        return [] if is_known else [root(start, end)]
+    middle = start + slow_split(end - start)
+    if old <= middle:
+        return [*reference_consistency(old, start, middle, root, is_known=is_known), root(middle, end)]
+    return [*reference_consistency(old, middle, end, root, is_known=False), root(start, middle)]
+
+
+def test_the_reference_that_remembers_is_the_one_that_does_not():
+    for size in (1, 2, 3, 7, 8, 100, 255, 256, 257):
+        assert reference_root(0, size) == slow_root(ENTRIES[:size])
+        assert reference_path(size // 3, 0, size) == slow_path(size // 3, ENTRIES[:size])
+        assert reference_consistency(size - size // 3, 0, size) == slow_consistency(size - size // 3, ENTRIES[:size])
+
+
+def test_roots_and_proofs_of_every_size_up_to_1100_are_those_of_the_reference():
+    dice, node = Random(1_100), cache(lambda each: READ([each])[0])
+    read = lambda nodes: [node(each) for each in nodes]  # noqa: E731
+    assert tree_root([]) == slow_root([])
+    for size in range(1, len(ENTRIES) + 1):
+        root = reference_root(0, size)
+        assert tree_root(LEAVES[:size]) == range_root(0, size, read) == root
+        for index in {0, size // 2, size - 1, dice.randrange(size)}:
+            proof = prove_inclusion(index, size, read)
+            assert proof == reference_path(index, 0, size)
+            verify_inclusion(index, size, LEAVES[index], proof, root)
+        for old in {1, size, max(size - 1, 1), 1 << (size.bit_length() - 1), dice.randint(1, size)}:
+            proof = prove_consistency(old, size, read)
+            assert proof == reference_consistency(old, 0, size)
+            verify_consistency(old, size, reference_root(0, old), root, proof)
+
+
+@cache
+def uniform_root(size, leaf):
+    """Root over so many equal leaves: the reference for trees that no memory holds."""
+    if size == 1:
+        return leaf
+    left = slow_split(size)
+    return sha256(b"\x01" + uniform_root(left, leaf) + uniform_root(size - left, leaf)).digest()
+
+
+def cut_root(cut):
+    """Roots over ranges of a tree whose leaves before `cut` are of one kind, and those from it on of another."""
+    one, other = LEAVES[:2]
+
+    def root(start, end):
+        if end <= cut or start >= cut:
+            return uniform_root(end - start, one if end <= cut else other)
+        middle = start + slow_split(end - start)
+        return sha256(b"\x01" + root(start, middle) + root(middle, end)).digest()
+
+    return root
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(2, 2**62), st.data())
+def test_proofs_in_trees_of_any_size_are_those_of_the_reference(size, data):
+    cut, index, old = (data.draw(st.integers(low, high)) for low, high in ((0, size), (0, size - 1), (1, size)))
+    root = cut_root(cut)
+    read = lambda nodes: [root(n.number << n.level, (n.number + 1) << n.level) for n in nodes]  # noqa: E731
+
+    inclusion, consistency = prove_inclusion(index, size, read), prove_consistency(old, size, read)
+
+    assert inclusion == reference_path(index, 0, size, root)
+    assert consistency == reference_consistency(old, 0, size, root)
+    verify_inclusion(index, size, LEAVES[0 if index < cut else 1], inclusion, root(0, size))
+    verify_consistency(old, size, root(0, old), root(0, size), consistency)
+    with pytest.raises(ProofFailed):
+        verify_inclusion(index, size, LEAVES[1 if index < cut else 0], inclusion, root(0, size))
 
 
 @settings(max_examples=120, deadline=None)
