@@ -35,6 +35,8 @@ RAN_WELL_S: Final = 10.0
 #: What a partition meets when the server is away; anything else is logged with its traceback.
 EXPECTED: Final = (BusError, nats.errors.Error, TimeoutError, OSError)
 STOP_PATIENCE_S: Final = 10.0
+#: Whoever comes waits so long for a partition that was just taken over: it is decided again before it moves on.
+RUNS_AT_LEAST_S: Final = 3.0
 #: A partition that another has in hand is started all the same after so long: its owner may hang (the fence decides).
 WAIT_MAX_S: Final = 15.0
 
@@ -59,6 +61,7 @@ class Worker:
         self._ending: dict[tuple[str, int], asyncio.Task[None]] = {}
         #: Partitions that fall to us and are in another's hand, and since when.
         self._waiting_since: dict[tuple[str, int], float] = {}
+        self._started_at: dict[tuple[str, int], float] = {}
         self._changed = asyncio.Event()
         self._is_leaving = False
         self._has_left = False
@@ -74,7 +77,7 @@ class Worker:
         client = await connect(self._nats_url, f"tally-worker-{self.worker_id}")
         membership = Membership(client, self.worker_id)
         try:
-            await membership.join(self._said())
+            await self._join(membership, stop)
             async with asyncio.TaskGroup() as group:
                 beside = [group.create_task(self._beat(membership)), group.create_task(self._purge(client))]
                 try:
@@ -106,6 +109,17 @@ class Worker:
                 log.warning("worker %s is not seen: %s", self.worker_id, err)
             await _first_of(self._changed)
 
+    async def _join(self, membership: Membership, stop: asyncio.Event) -> None:
+        """Be seen; a cluster that elects its leaders takes its time."""
+        while not stop.is_set():
+            try:
+                await membership.join(self._said())
+            except EXPECTED as err:
+                log.warning("worker %s cannot join: %s", self.worker_id, err)
+                await _first_of(stop, membership.news)
+            else:
+                return
+
     async def _tend_until(
         self, stop: asyncio.Event, ready: asyncio.Event, client: Client, membership: Membership
     ) -> None:
@@ -132,7 +146,9 @@ class Worker:
             if worker_id == self.worker_id
         }
         for key in self._running.keys() - wanted:
-            self._end(key)
+            is_young = time.monotonic() - self._started_at[key] < RUNS_AT_LEAST_S
+            if not is_young or any(key[1] in member.runs.get(key[0], ()) for member in others.values()):
+                self._end(key)
         missing = wanted - self._running.keys() - self._ending.keys()
         self._waiting_since = {key: self._waiting_since.get(key, time.monotonic()) for key in missing}
         for key in missing:
@@ -172,11 +188,14 @@ class Worker:
             now_ms=now_ms,
             new_id=self._id,
         )
+        log.info("worker %s takes partition %s.%d", self.worker_id, tenant, number)
+        self._started_at[tenant, number] = time.monotonic()
         self._running[tenant, number] = partition, asyncio.create_task(_keep_running(partition))
         self._changed.set()
 
     def _end(self, key: tuple[str, int]) -> None:
         """Let a partition come to its end; the others see when it has."""
+        log.info("worker %s gives up partition %s.%d", self.worker_id, *key)
         partition, task = self._running.pop(key)
         partition.stop()
         self._ending[key] = asyncio.create_task(self._ended(key, task))

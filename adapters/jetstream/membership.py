@@ -62,12 +62,15 @@ class Membership:
         self._reconnects = 0
         self._settled_at = 0.0
         self._must_look = True
+        self._is_listening = False
 
     async def join(self, member: Member) -> None:
         """Create the stream when it is missing, listen, and be seen."""
         self._reconnects = self._client.stats["reconnects"]
-        await self._client.subscribe(f"{_TOLD}*", cb=self._on_beat)
-        await self._client.subscribe(f"{_ALIVE}{self._id}", cb=_answer)
+        if not self._is_listening:
+            self._is_listening = True
+            await self._client.subscribe(f"{_TOLD}*", cb=self._on_beat)
+            await self._client.subscribe(f"{_ALIVE}{self._id}", cb=_answer)
         await self._create()
         await self._be_seen(member)
 

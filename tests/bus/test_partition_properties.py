@@ -91,8 +91,11 @@ class Flaky(MemoryEventStore):
     st.lists(st.sampled_from(["ok", "ok", "lost", "conflict"]), max_size=12),
     st.sets(st.integers(0, 39)),
     st.sets(st.integers(0, 39)),
+    st.booleans(),
 )
-def test_whatever_happens_each_command_has_one_outcome_and_one_set_of_events(steps, fates, restarts, pauses):
+def test_whatever_happens_each_command_has_one_outcome_and_one_set_of_events(
+    steps, fates, restarts, pauses, is_sent_again
+):
     async def story():
         town = Town(store=Flaky(fates))
         await town.take_over()
@@ -111,6 +114,12 @@ def test_whatever_happens_each_command_has_one_outcome_and_one_set_of_events(ste
                 await town.drain()
                 await town.restart()
         await town.drain()
+        if is_sent_again:  # everything, to a worker that has to take over what all of them left
+            await town.restart()
+            for number, (action, owner, other, _, amount) in enumerate(steps):
+                await town.send(action, owner, data_of(action, other, amount), f"k{number}")
+                sent[f"k{number}"] += 1
+            await town.drain()
         return town, sent
 
     town, sent = asyncio.run(story())
