@@ -116,7 +116,7 @@ async def _under_load(
     client = await connect(",".join(processes.urls), "chaos")
     try:
         for name, intake in tenants.items():
-            await _create(client, name, plan, intake)
+            await create_patiently(client, name, plan, intake)
         await asyncio.to_thread(processes.start_workers)
         await asyncio.gather(*(sender.connect(processes.urls) for sender in every))
         for group in senders.values():
@@ -156,8 +156,8 @@ def _senders(plan: Plan, tenant: str, seed: int) -> list[Sender]:
     ]
 
 
-async def _create(client: Client, name: str, plan: Plan, intake: streams.Intake) -> None:
-    """A young cluster may not place streams at once."""
+async def create_patiently(client: Client, name: str, plan: Plan, intake: streams.Intake) -> None:
+    """Create a tenant; a young cluster may not place streams at once."""
     deadline = time.monotonic() + SETTLE_WITHIN_S
     while True:
         try:

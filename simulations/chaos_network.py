@@ -52,10 +52,12 @@ class Link:
         self._is_closed = True
         if self._server is not None:
             self._server.close()
+        ends = list(self._ends)
         self._abort()
         for pump in self._pumps:
             pump.cancel()
         await asyncio.gather(*self._pumps, return_exceptions=True)
+        await asyncio.gather(*(end.wait_closed() for end in ends), return_exceptions=True)
 
     def _abort(self) -> None:
         for end in self._ends:

@@ -69,6 +69,16 @@ SHORT: Final = Plan(
     first_after_s=0.5,
     hurry=0.5,
 )
+SHORT_CLUSTER: Final = Plan(
+    "three nodes, in short",
+    {"cut leader": 1, "kill leader": 1},
+    workers=2,
+    nodes=3,
+    rate=60,
+    players=10,
+    first_after_s=0.5,
+    hurry=0.3,
+)
 LONG: Final = (
     Plan("one server", {"kill worker": 50, "kill server": 20, "stop worker": 6}, workers=3, nodes=1, rate=150),
     Plan(

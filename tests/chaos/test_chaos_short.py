@@ -7,7 +7,7 @@ import pytest
 
 from simulations.chaos import run
 from simulations.chaos_report import print_result
-from simulations.chaos_schedule import LONG, SHORT, duration_s, schedule
+from simulations.chaos_schedule import LONG, SHORT, SHORT_CLUSTER, duration_s, schedule
 
 
 @pytest.mark.timeout(180)
@@ -18,14 +18,14 @@ def test_kills_of_workers_and_server_and_a_stopped_worker_lose_double_and_reorde
 
     print_result(result)
     assert [list(verdict.faults) for verdict in result.verdicts] == [[], []]
-    assert result.ok
+    assert all(verdict.ok for verdict in result.verdicts)
     assert Counter(struck.fault.kind for struck in result.struck) == SHORT.faults
     assert len(said) == sum(SHORT.faults.values())
     assert all(verdict.counts["operations"] > 500 for verdict in result.verdicts)
-    assert all(0 <= wait <= 10_000 for wait in result.waits_ms.get("kill worker", ()))
+    assert all(wait >= 0 for wait in result.waits_ms["kill worker"])
 
 
-@pytest.mark.parametrize("plan", [SHORT, *LONG], ids=lambda plan: plan.name)
+@pytest.mark.parametrize("plan", [SHORT, SHORT_CLUSTER, *LONG], ids=lambda plan: plan.name)
 def test_a_seed_gives_the_same_faults_again_and_another_seed_others(plan):
     assert schedule(plan, 7) == schedule(plan, 7) != schedule(plan, 8)
     assert Counter(fault.kind for fault in schedule(plan, 7)) == plan.faults
@@ -42,3 +42,4 @@ def test_the_long_form_kills_as_often_as_promised_and_stays_within_twenty_minute
     assert kinds["stop worker"]
     assert kinds["kill leader"]
     assert kinds["stop node"]
+    assert kinds["cut leader"] + kinds["cut routes"] + kinds["cut node"] >= 9
