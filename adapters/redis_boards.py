@@ -35,6 +35,7 @@ from projections.parking import Parked, project_or_park, ready
 from projections.positions import advance, require_same_stream
 
 HELD_LOOK_S: Final = 0.05
+LOOK_EVERY_S: Final = 1.0
 
 
 class LeaderboardFollower:
@@ -47,6 +48,7 @@ class LeaderboardFollower:
         self._generation = generation
         self._client: redis.Redis | None = None
         self._parked: dict[str, int] = {}
+        self._looked_at = 0.0
 
     async def open(self, tenant: str, stream: StreamIdentity) -> Position:
         """Connect; returns the position stored with the boards. What was parked is tried again.
@@ -84,7 +86,21 @@ class LeaderboardFollower:
             self._parked.setdefault(one.subject, one.stream_seq)
 
     async def idle(self) -> None:
-        """Nothing waits."""
+        """Nothing waits; look now and then whether Redis still has what it was given. Raises `ProjectionError`."""
+        now = asyncio.get_running_loop().time()
+        if self._client is None or not self._position.stream_seq or now - self._looked_at < LOOK_EVERY_S:
+            return
+        self._looked_at = now
+        try:
+            is_there = await self._client.exists(self._keys.position)
+        except RedisError as err:
+            raise unavailable(err) from err
+        if not is_there and not await self._is_replaced(self._client):
+            raise _moved(self._position.stream_seq, 0)
+
+    async def _is_replaced(self, client: redis.Redis) -> bool:
+        """Whether another generation went live; then ours may have been dropped."""
+        return self._generation == LIVE and await live_keys(client, self._keys.tenant) != self._keys
 
     async def close(self) -> None:
         """Let go of the connection."""

@@ -48,7 +48,7 @@ local function put(name, is_best, players, values, seqs)
     end
     local old_scores = {}
     if #olds > 0 then old_scores = redis.call('ZMSCORE', board, unpack(olds)) end
-    local at, added, stood, distinct, gone, left = 0, {}, {}, {}, {}, {}
+    local at, added, stood, seen, distinct, gone, left = 0, {}, {}, {}, {}, {}, {}
     for i = from, upto do
       local seq, value, before = found[i - from + 1], values[i], nil
       if seq then
@@ -62,8 +62,11 @@ local function put(name, is_best, players, values, seqs)
         added[#added + 1] = seqs[i] .. players[i]
         stood[#stood + 1] = players[i]
         stood[#stood + 1] = seqs[i]
-        distinct[#distinct + 1] = score
-        distinct[#distinct + 1] = score
+        if not seen[score] then
+          seen[score] = true
+          distinct[#distinct + 1] = score
+          distinct[#distinct + 1] = score
+        end
         if seq then
           gone[#gone + 1] = seq .. players[i]
           if before and before ~= value then left[#left + 1] = text(before) end
@@ -160,19 +163,23 @@ return {redis.call('ZCARD', KEYS[2]), place, better, upto, from, above, dense, l
 # score, how many are better, how many better scores there are. O(players * log n).
 FRIENDS: Final = """
 local seqs = redis.call('HMGET', KEYS[1], unpack(ARGV))
-local found = {}
+local players, members, found = {}, {}, {}
 for i, player in ipairs(ARGV) do
   if seqs[i] then
-    local member = seqs[i] .. player
-    local place = redis.call('ZRANK', KEYS[2], member)
-    if place then
-      local score = redis.call('ZSCORE', KEYS[2], member)
-      found[#found + 1] = player
-      found[#found + 1] = place
-      found[#found + 1] = score
-      found[#found + 1] = redis.call('ZCOUNT', KEYS[2], '-inf', '(' .. score)
-      found[#found + 1] = redis.call('ZRANK', KEYS[3], score) or 0
-    end
+    players[#players + 1] = player
+    members[#members + 1] = seqs[i] .. player
+  end
+end
+local scores = {}
+if #members > 0 then scores = redis.call('ZMSCORE', KEYS[2], unpack(members)) end
+for i, player in ipairs(players) do
+  local score = scores[i]
+  if score then
+    found[#found + 1] = player
+    found[#found + 1] = redis.call('ZRANK', KEYS[2], members[i])
+    found[#found + 1] = score
+    found[#found + 1] = redis.call('ZCOUNT', KEYS[2], '-inf', '(' .. score)
+    found[#found + 1] = redis.call('ZRANK', KEYS[3], score) or 0
   end
 end
 return {redis.call('ZCARD', KEYS[2]), found}

@@ -4,7 +4,10 @@ import asyncio
 
 import pytest
 import redis
+from sinks import Leaderboards
 from stories import Story, finish, publish
+from test_followers import require_fold
+from test_rebuild import Live
 
 from adapters.redis_boards import LeaderboardFollower
 from adapters.redis_keys import Keys
@@ -154,6 +157,25 @@ def test_a_redis_that_lost_its_data_is_filled_again_from_the_start(settings, ten
             assert [line.player for line in await boards.top(RACE, 5)] == ["p0", "p1"]
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("flows", [True, False], ids=["while events flow", "at rest"])
+def test_a_redis_that_lost_its_data_is_said_and_filled_again_by_itself(settings, tenant, caplog, flows):
+    async def scenario():
+        story = race(tenant, *range(1_000, 1_030))
+        upto = len(story.records) - 10 * flows
+        async with Live(Leaderboards, settings, tenant, story) as live:
+            await live.tell(upto)
+            await live.caught_up()
+            with redis.Redis.from_url(settings.redis_url) as client:
+                client.delete(*client.scan_iter(f"{{tally:{tenant}}}*"))
+            await live.tell(len(story.records))
+            await live.caught_up()
+
+        await require_fold(Leaderboards, settings, story)
+
+    asyncio.run(scenario())
+    assert "Redis lost its data, or another one answers: it is at 0, wanted " in caplog.text
 
 
 def test_a_generation_in_the_making_is_not_seen_by_readers(settings, tenant):
