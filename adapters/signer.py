@@ -92,8 +92,11 @@ class Signer:
         """Integrate events that follow the last one; leaf index is stream sequence less one."""
         writer = self._require_open()
         expected = writer.tree_size + 1
-        if records and records[0].stream_seq != expected:
-            raise TallyError(f"the signer got event {records[0].stream_seq}, wanted {expected}: it opens the log anew")
+        # Every one: what a store lost, repeated or reordered must not shift the leaf indexes of what follows.
+        for stream_seq, record in enumerate(records, expected):
+            if record.stream_seq != stream_seq:
+                got = f"the signer got event {record.stream_seq}, wanted {stream_seq}"
+                raise TallyError(f"{got}: it opens the log anew")
         await asyncio.to_thread(writer.append, [record.body for record in records])
 
     async def idle(self) -> None:

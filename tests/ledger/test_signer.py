@@ -81,17 +81,29 @@ def test_what_was_not_signed_before_a_crash_is_asked_for_again(installation, clo
     assert asyncio.run(crash()).stream_seq == 300
 
 
-def test_a_gap_in_what_comes_is_refused(installation, clock):
-    async def skip():
+BROKEN_STREAMS = {
+    "the beginning lost": ([2, 3], "got event 2, wanted 1"),
+    "one lost in between": ([1, 2, 4, 5], "got event 4, wanted 3"),
+    "one twice": ([1, 2, 2, 3], "got event 2, wanted 3"),
+    "two in another order": ([1, 3, 2, 4], "got event 3, wanted 2"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN_STREAMS)
+def test_events_that_the_store_lost_repeated_or_reordered_are_refused_before_any_is_signed(installation, clock, case):
+    seqs, message = BROKEN_STREAMS[case]
+
+    async def apply():
         signer = Signer(installation, now_ms=clock)
         await signer.open("boston", STREAM)
         try:
-            await signer.apply(records(2, 3))
+            await signer.apply([Recorded(seq, event(seq - 1)) for seq in seqs])
         finally:
             await signer.close()
 
-    with pytest.raises(TallyError, match="got event 2, wanted 1"):
-        asyncio.run(skip())
+    with pytest.raises(TallyError, match=message):
+        asyncio.run(apply())
+    assert asyncio.run(read_position(installation, "boston")).stream_seq == 0
 
 
 def test_checkpoints_come_at_most_five_times_a_second(installation, clock):
