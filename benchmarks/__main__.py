@@ -33,6 +33,10 @@ MEASUREMENTS: Final = {
     "signer_vs_bare": "benchmarks.signing:signer_vs_bare",
     "proof_p99_ms": "benchmarks.proving:proof_p99_ms",
     "audit_entries_per_s": "benchmarks.auditing:audit_entries_per_s",
+    "rebuild_redis_vs_reader": "benchmarks.rebuilds:rebuild_redis_vs_reader",
+    "rebuild_postgres_vs_reader": "benchmarks.rebuilds:rebuild_postgres_vs_reader",
+    "rebuild_iceberg_vs_reader": "benchmarks.rebuilds:rebuild_iceberg_vs_reader",
+    "freshness_p99_ms": "benchmarks.freshness:freshness_p99_ms",
 }
 
 

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from adapters.commands.run import spare_the_collector
 from adapters.errors import TallyError
 from adapters.generations import PROJECTIONS, generations, require_projection
 from adapters.jetstream.connection import connect
@@ -61,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
     if args.accept and (is_past or args.rollback or args.drop):
         raise TallyError("--accept is for a rebuild of the live generation: leave it out")
     settings = Settings.load(args.data, need=("nats_url", *need))
+    spare_the_collector()
     done = asyncio.run(_run(args, settings, which_tenant(settings, args.tenant)))
     if args.json:
         print(msgspec.json.encode(done).decode())

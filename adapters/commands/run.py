@@ -79,12 +79,12 @@ def run(args: argparse.Namespace) -> int:
     only = frozenset(name for name in args.only_tenants.split(",") if name) or None
     worker = Worker(settings.nats_url, owners_max=args.owners_max, only_tenants=only) if WORKER in names else None
     queries = _query_services(settings, only) if QUERIES in names else None
-    _spare_the_collector()
+    spare_the_collector()
     asyncio.run(_serve(settings, [served for served in (worker, queries) if served is not None], followers, only))
     return 0
 
 
-def _spare_the_collector() -> None:
+def spare_the_collector() -> None:
     """Look for cycles less often: ours are few, and a worker makes millions of small values (a quarter of its time)."""
     gc.collect()
     gc.freeze()

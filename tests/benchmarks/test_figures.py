@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from adapters.errors import TallyError
-from benchmarks import cold, hot, intake_modes, latency, scaling
+from benchmarks import cold, freshness, hot, intake_modes, latency, rebuilds, scaling
 from benchmarks import eventsourcing_postgres as postgres
 from benchmarks.backlog import Done, events_of
 from benchmarks.disk import fsync_ms
@@ -126,3 +126,26 @@ def test_the_disk_says_how_long_a_sync_takes(tmp_path):
     found = fsync_ms(tmp_path, writes=3)
 
     assert 0 < found["p50"] <= found["p99"] <= found["max"]
+
+
+def test_a_rebuild_is_set_against_the_bare_reader_of_its_round_with_hash_and_switch():
+    def passed(seconds, filled_s):
+        return rebuilds.Pass(1_000, seconds, filled_s, {"process": 1.0})
+
+    readers = {rebuilds.CALLBACK: [passed(1.0, 1.0), passed(2.0, 2.0)], rebuilds.FRAMES: [passed(0.5, 0.5)] * 2}
+    found = rebuilds.as_measurement("analytics", {**readers, "analytics": [passed(2.0, 1.6), passed(2.5, 2.0)]}, {})
+
+    assert found.value == 0.65
+    assert found.details["filling_ratio"] == 0.8125
+    assert found.details["ratio_to_frames"] == 0.225
+    assert found.baseline == 750
+
+
+def test_an_event_is_visible_when_a_position_at_or_behind_it_is_first_seen():
+    seen = freshness.Seen()
+    for position, at_ns in ((2, 5_000_000), (2, 6_000_000), (5, 9_000_000)):
+        seen.add(position, at_ns)
+
+    assert seen.waits_us(1, [1_000_000, 2_000_000, 3_000_000, 4_000_000]) == [4_000, 3_000, 6_000, 5_000]
+    with pytest.raises(TallyError, match="seen up to event 5"):
+        seen.waits_us(5, [1, 2])

@@ -9,13 +9,15 @@ import pytest
 
 from benchmarks.__main__ import MEASUREMENTS
 from benchmarks.cold import cold_vs_warm_on
-from benchmarks.crew import SERVERS_ONLY
+from benchmarks.crew import SERVERS_ONLY, Crew
 from benchmarks.eventsourcing_postgres import commit_vs_eventsourcing_postgres_on
+from benchmarks.freshness import STEADY, freshness_p99_ms_on
 from benchmarks.hot import hot_quest_vs_ordinary_on
 from benchmarks.intake_modes import intake_durable_vs_fast_on
 from benchmarks.lab import lab
 from benchmarks.latency import command_p99_ms_at_2000_on
 from benchmarks.ranks import rank_us_on
+from benchmarks.rebuilds import fill, rebuild_vs_reader_on
 from benchmarks.scaling import workers_1_2_4_on
 
 SIZE = 40
@@ -86,3 +88,28 @@ def test_the_library_on_postgres_stores_the_same_completions(found):
     assert measured.value > 0
     assert set(measured.details["eventsourcing_per_second"]) == {"1", "2"}
     assert measured.details["postgres"]["fsync"] == "on"
+
+
+@pytest.fixture(scope="module")
+def history(found):
+    fill(found, SIZE)
+
+
+@pytest.mark.usefixtures("history")
+@pytest.mark.parametrize("projection", ["leaderboards", "readmodels", "analytics"])
+def test_a_projection_is_rebuilt_beside_a_bare_reader(found, projection):
+    measured = rebuild_vs_reader_on(found, projection, rounds=1)
+
+    assert measured.value > 0
+    assert measured.details["events"] >= 6 * SIZE
+    assert set(measured.details["events_per_second"]) == {"nats-py", "frames", projection}
+
+
+@pytest.mark.timeout(300)
+def test_every_event_of_the_load_is_seen_in_every_projection(found, monkeypatch):
+    monkeypatch.setenv("TALLY_ANALYTICS_COMMIT_AGE_S", "1")
+    with Crew(found), Crew(found, group="leaderboards,readmodels,analytics"):
+        measured = freshness_p99_ms_on(found, rounds=1, size=SIZE, loads=[STEADY])
+
+    assert measured.value > 0
+    assert set(measured.details["freshness_ms"][STEADY]) == {"leaderboards", "readmodels", "analytics"}
