@@ -16,6 +16,7 @@ from bus.envelope import schema_of
 from bus.errors import BusError
 from bus.queries import Query
 from bus.schemas import Described, Schema, data_schema, described, envelope_schema, file_name
+from domain.catalogue import AGGREGATES
 
 #: Goes up when a channel, an envelope or a type is added (second number) or changed incompatibly (first).
 CONTRACT_VERSION: Final = "1.1.0"
@@ -29,6 +30,11 @@ Queries are answered by NATS micro services: an answer, or the headers Nats-Serv
 Bodies are CloudEvents 1.0 in JSON, structured mode, at most 65,535 bytes; docs/formats.md has the bytes. Readers \
 pass over fields that they do not know."""
 _KINDS: Final = {"command": "Command", "event": "Event", "outcome": "Outcome"}
+_THINGS: Final = {
+    "token": "player's token account",
+    "ledger": "log's keys, whose id is `keys`",
+    subjects.INBOX: "partition of the commands",
+}
 _ID: Final = "letters, digits, '-' and '_', 1 to 64 of them"
 
 
@@ -77,7 +83,7 @@ def _channels(types: list[Described]) -> dict[str, Any]:
                 "messages": _messages([one]),
                 "parameters": _parameters("tenant", "id"),
             }
-    for aggregate in ("quest", "player", "token", subjects.INBOX):
+    for aggregate in (*AGGREGATES, subjects.INBOX):
         told = [one for one in types if one.kind == "event" and one.aggregate == aggregate]
         channels[f"{aggregate}Events"] = {
             "address": subjects.event("{tenant}", aggregate, "{id}"),
@@ -197,7 +203,7 @@ def _parameters(*names: str) -> dict[str, Any]:
 
 
 def _thing(aggregate: str) -> str:
-    return {"token": "player's token account", subjects.INBOX: "partition of the commands"}.get(aggregate, aggregate)
+    return _THINGS.get(aggregate, aggregate)
 
 
 def _key(one: Described) -> str:

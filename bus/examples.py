@@ -52,6 +52,33 @@ _NAME: Final = {
     "nonce": "AAECAwQFBgcICQoL",
     "ciphertext": "m2U0kWhfYj3tRZmnu5tUq0yQ0A==",
 }
+#: Ed25519 keys of the seeds 01 01 … and RFC 8032 7.1 test 1; the approvals are good (tests/ledger).
+_KEY_1: Final = "tallyroot.example/ledger/boston+2c5fd84c"
+_KEY_2: Final = "tallyroot.example/ledger/boston+025f3354"
+_ADDED: Final = {
+    "role": "log",
+    "vkey": f"{_KEY_2}+AddamAGCsQq31Uv+08lkBzoO4XLz2qYjJa8CGmj3B1Ea",
+    "approvals": [
+        {
+            "key": _KEY_1,
+            "signature": "xO9BA12jdzUAimtnAkazi57LpYQmV9acSIZBohqlr6NgckpVc4c9AHXQlTGyASn9xfc+jxDvjqIKSoCDEcGjBw==",
+        },
+        {
+            "key": _KEY_2,
+            "signature": "9x9uQZOJNFqxV0Wj1cifsckG8feFLA8lTAE9FJhEzm3EW2Nkek4RpjJgCJvx50IANquZVfnX/6E846oz9Tc8Bw==",
+        },
+    ],
+}
+_RETIRED: Final = {
+    "role": "log",
+    "vkey": f"{_KEY_1}+AYqI4910CfGV/VLbLTy6XXLKZwm/HZQSG/N0iAG0D29c",
+    "approvals": [
+        {
+            "key": _KEY_2,
+            "signature": "fzGTwtrrbuRMUTLTOPgnCp/koLLSwNg211EPS4yJu7lplFF5Xwv0usbje6by1vQzfUaSZOT8iFS/eRSMEqpUCA==",
+        },
+    ],
+}
 
 #: Command, id, data, time, optional attributes.
 _TOLD: Final[tuple[tuple[str, str, dict[str, Any], str, dict[str, str]], ...]] = (
@@ -75,6 +102,8 @@ _TOLD: Final[tuple[tuple[str, str, dict[str, Any], str, dict[str, str]], ...]] =
     ("AcceptQuest", "b20", {"quest": "sprint"}, _START, {}),
     ("ExpireAttempt", "b20", {"quest": "sprint", "attempt": 1}, _DEADLINE, {"actor": "timers"}),
     ("CloseQuest", "boston-2014", {}, _CLOSING, {"actor": "timers"}),
+    ("AddKey", "keys", _ADDED, _FINISH, {"actor": "operator"}),
+    ("RetireKey", "keys", _RETIRED, _FINISH, {"actor": "operator"}),
     ("MintTokens", "b20", {"amount": 7, "reason": "met a fault of ours"}, _FINISH, {}),
 )
 #: The last command, over which our own code is said to have failed.

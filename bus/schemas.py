@@ -18,7 +18,7 @@ from bus import outcomes, subjects
 from bus.envelope import COMMANDS_DECIDED, JSON, CommandEnvelope, CommandsDecided, EventEnvelope, schema_of
 from bus.errors import BusError
 from bus.upcasting import split_name
-from domain import player, quest, token
+from domain import logkeys, player, quest, token
 from domain.catalogue import COMMANDS, EVENTS
 
 Kind = Literal["command", "event", "outcome"]
@@ -79,7 +79,12 @@ _OUTCOMES: Final[dict[str, type]] = {
 }
 _AGGREGATES: Final[dict[type, str]] = {
     kind: aggregate
-    for aggregate, union in (("quest", quest.QuestEvent), ("player", player.PlayerEvent), ("token", token.TokenEvent))
+    for aggregate, union in (
+        ("quest", quest.QuestEvent),
+        ("player", player.PlayerEvent),
+        ("token", token.TokenEvent),
+        ("ledger", logkeys.KeyEvent),
+    )
     for kind in get_args(union)
 }
 

@@ -58,6 +58,7 @@ class Watermark(msgspec.Struct, frozen=True, kw_only=True):
     refusals: tuple[int, ...] | None = None
 
 
+LEDGER: Final = "ledger"  # a handful of events in a log's life
 _ACTORS: Final = ("player", "token", "quest")
 _decoder: Final = msgspec.json.Decoder(OwnerSnapshot)
 _watermark_decoder: Final = msgspec.json.Decoder(Watermark)
@@ -65,8 +66,8 @@ _encoder: Final = msgspec.json.Encoder()
 
 
 def encode(owner: Owner | None) -> bytes:
-    """An owner as a body; one who cannot be restored, or knows too many commands, as a note to read the history."""
-    if owner is None or len(owner.known) > KNOWN_MAX:
+    """An owner as a body; one who cannot be restored, knows too many commands, or is the log, as a note to read on."""
+    if owner is None or len(owner.known) > KNOWN_MAX or LEDGER in owner.actors:
         return _encoder.encode(OwnerSnapshot(format=HISTORY, known={}))
     actors: dict[str, Any] = {
         name: Kept(actor.version, actor.stream_seq, actor.state)

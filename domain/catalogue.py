@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, assert_never
 
-from domain import player, quest, token
+from domain import logkeys, player, quest, token
 from domain.errors import NotRegistered, UnknownRecipient
+from domain.logkeys import AddKey, KeysState, RetireKey
 from domain.player import (
     AbandonQuest,
     AcceptQuest,
@@ -23,10 +24,10 @@ from domain.player import (
 from domain.quest import CloseQuest, PublishQuest, QuestState, RetireQuest, TakeSupply
 from domain.token import MintTokens, ReceiveTokens, SpendTokens, TokenState, TransferTokens
 
-Aggregate = Literal["quest", "player", "token"]
-AGGREGATES: tuple[Aggregate, ...] = ("quest", "player", "token")
-State = QuestState | PlayerState | TokenState
-Event = quest.QuestEvent | player.PlayerEvent | token.TokenEvent
+Aggregate = Literal["quest", "player", "token", "ledger"]
+AGGREGATES: tuple[Aggregate, ...] = ("quest", "player", "token", "ledger")
+State = QuestState | PlayerState | TokenState | KeysState
+Event = quest.QuestEvent | player.PlayerEvent | token.TokenEvent | logkeys.KeyEvent
 Command = (
     PublishQuest
     | RetireQuest
@@ -40,6 +41,8 @@ Command = (
     | MintTokens
     | SpendTokens
     | TransferTokens
+    | AddKey
+    | RetireKey
 )
 
 
@@ -80,6 +83,8 @@ COMMANDS: dict[str, tuple[str, Aggregate, type]] = {
     "MintTokens": (token.MINT_TOKENS, "token", MintTokens),
     "SpendTokens": (token.SPEND_TOKENS, "token", SpendTokens),
     "TransferTokens": (token.TRANSFER_TOKENS, "token", TransferTokens),
+    "AddKey": (logkeys.ADD_KEY, "ledger", AddKey),
+    "RetireKey": (logkeys.RETIRE_KEY, "ledger", RetireKey),
 }
 
 #: Stored name of an event -> type.
@@ -100,6 +105,8 @@ EVENTS: dict[str, type] = {
     token.TOKENS_SPENT: token.TokensSpent,
     token.TOKENS_SENT: token.TokensSent,
     token.TOKENS_RECEIVED: token.TokensReceived,
+    logkeys.KEY_ADDED: logkeys.KeyAdded,
+    logkeys.KEY_RETIRED: logkeys.KeyRetired,
 }
 
 #: Type of an event -> stored name.
@@ -108,7 +115,18 @@ STORED_NAMES: dict[type, str] = {kind: name for name, kind in EVENTS.items()}
 #: Aggregates that commands of other owners write too: an account by a transfer, a quest by taking its supply.
 SHARED: frozenset[str] = frozenset({"token", "quest"})
 
-_INITIAL: dict[str, State] = {"quest": quest.INITIAL, "player": player.INITIAL, "token": token.INITIAL}
+_OF_ANYBODY: tuple[Aggregate, ...] = ("quest", "player", "token")
+_INITIAL: dict[str, State] = {
+    "quest": quest.INITIAL,
+    "player": player.INITIAL,
+    "token": token.INITIAL,
+    "ledger": logkeys.INITIAL,
+}
+
+
+def aggregates_of(owner: str) -> tuple[Aggregate, ...]:
+    """The aggregates that an owner may have; looked for in every restore, so no more than that."""
+    return AGGREGATES if owner == logkeys.ID else _OF_ANYBODY
 
 
 def initial(aggregate: str) -> State:
@@ -122,6 +140,8 @@ def evolve(aggregate: str, state: Any, event: Any, at_ms: int) -> State:
         return player.evolve(state, event, at_ms)
     if aggregate == "token":
         return token.evolve(state, event)
+    if aggregate == "ledger":
+        return logkeys.evolve(state, event)
     return quest.evolve(state, event)
 
 
@@ -140,6 +160,8 @@ def plan(target: Key, command: Command) -> Plan:
             recipient = command.recipient
             facts = (Key("player", target.id), Key("player", recipient))
             return Plan((target, Key("token", recipient)), facts=facts)
+        case AddKey() | RetireKey():
+            return Plan((target,))
         case _:
             assert_never(command)
 
@@ -165,6 +187,8 @@ def decide(target: Key, command: Command, states: Mapping[Key, Any], at_ms: int)
             return _all(target, player.register(command, states[target], target.id))
         case MintTokens() | SpendTokens() | TransferTokens():
             return _move(target, command, states)
+        case AddKey() | RetireKey():
+            return _all(target, logkeys.decide(command, states[target], target.id))
         case _:
             assert_never(command)
 

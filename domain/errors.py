@@ -6,6 +6,7 @@ Refused                      code and message; expected, answered, never logged 
   NotAccepted  AlreadyAccepted  AlreadyCompleted  UnknownStep  StepAlreadyReached  FinishBeforeStart
   ExpiredAttempt  AttemptEnded  NotDue
   InsufficientTokens  UnknownRecipient  InvalidData
+  KeyExists  KeyIsRetired
 """
 
 from __future__ import annotations
@@ -204,3 +205,21 @@ class UnknownRecipient(Refused):
 
     def __init__(self, recipient: str) -> None:
         super().__init__(f"recipient {recipient} is not a registered player; nothing was sent")
+
+
+class KeyExists(Refused):
+    """The key was added to the log before."""
+
+    code = "key-exists"
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"key {key} was added before; a key comes once")
+
+
+class KeyIsRetired(Refused):
+    """The key was retired; its last size stands in the log."""
+
+    code = "key-retired"
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"key {key} is retired and does not come back; make a new one")

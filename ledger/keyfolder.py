@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from ledger import keycrypt
 from ledger.files import Folder
-from ledger.keycrypt import ENCRYPTED
 from ledger.keys import one_line, read_line, read_public
 from ledger.note import VerifierKey
 from ledger.policy import parse_policy
@@ -25,6 +25,7 @@ LOG_PQ_KEY: Final = "log-mldsa44"
 CERTIFICATE_KEY: Final = "certificate-ed25519"
 POLICY: Final = "policy"
 LOG, CERTIFICATE = "log", "certificate"
+ENCRYPTED, PLAIN, DESTROYED = "encrypted", "plain", "destroyed"
 ROLES: Final = {LOG_KEY: LOG, LOG_PQ_KEY: LOG, CERTIFICATE_KEY: CERTIFICATE}
 _NAME: Final = re.compile(rf"({'|'.join(ROLES)})(?:-([2-9]|[1-9][0-9]+))?\.vkey", re.ASCII)
 
@@ -90,5 +91,5 @@ def _kept(folder: Path, name: str) -> str:
     if reference is not None:
         return one_line(folder / f"{name}.ref", reference)
     if files.read(f"{name}.key") is None:
-        return "destroyed"
-    return "encrypted" if read_line(folder / f"{name}.key").startswith(ENCRYPTED) else "plain"
+        return DESTROYED
+    return ENCRYPTED if read_line(folder / f"{name}.key").startswith(keycrypt.ENCRYPTED) else PLAIN

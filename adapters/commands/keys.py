@@ -11,16 +11,17 @@ from typing import Any
 
 from adapters.errors import TallyError
 from adapters.json_option import add_json
+from adapters.key_rotation import Place, destroy, retire, rotate
 from adapters.key_services import key_opener, passphrase_source
-from adapters.published_log import keys_dir_of, log_tenant
+from adapters.published_log import keys_dir_of, log_dir_of, log_tenant
 from adapters.settings import Settings
 from bus.subjects import require_token
-from ledger.keyfolder import POLICY, KeyStanding, list_keys
+from ledger.keyfolder import ENCRYPTED, LOG_KEY, POLICY, ROLES, KeyStanding, list_keys
 from ledger.keyring import ORIGIN_PREFIX, generate_keys
 from ledger.keys import decrypt_file, encrypt_file
 
 HELP = "make, list, encrypt and rotate the keys that sign a tenant's log"
-ACTIONS = "generate|list|encrypt|decrypt"
+ACTIONS = "generate|list|rotate|retire|encrypt|decrypt"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +30,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "examples:\n"
         "  tally keys generate --tenant boston --origin log.example.org/boston --encrypt\n"
         "  tally keys list --tenant boston --json\n"
+        "  tally keys rotate --tenant boston                     # a second log-ed25519 signs beside the first\n"
+        "  tally keys retire log-ed25519 --tenant boston --destroy\n"
         "  TALLY_KEYS_PASSPHRASE_FILE=boston.pass tally keys encrypt --tenant boston\n"
         "\n"
         "a passphrase comes from the file that TALLY_KEYS_PASSPHRASE_FILE names, from TALLY_KEYS_PASSPHRASE, or\n"
@@ -43,6 +46,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     generate.add_argument("--encrypt", action="store_true", help="put the private keys under a passphrase")
     actions.add_parser("list", help="roles, IDs, ranges, where each private key is; and the policy for auditors")
+    rotate = actions.add_parser("rotate", help="add the next key of a role; the signer turns to it without a restart")
+    rotate.add_argument(
+        "role", nargs="?", default=LOG_KEY, choices=tuple(ROLES), metavar="ROLE", help=f"of {', '.join(ROLES)}"
+    )
+    rotate.add_argument("--at", metavar="REFERENCE", help="where the new key is, when it is not to be a file")
+    retire = actions.add_parser("retire", help="let a key end; another one must be signing")
+    retire.add_argument("name", metavar="NAME", help="as tally keys list names it")
+    retire.add_argument("--destroy", action="store_true", help="then remove its private half")
+    for action in (rotate, retire):
+        action.add_argument("--wait", type=float, default=60.0, metavar="S", help="for worker and signer (default 60)")
     actions.add_parser("encrypt", help="put the private keys that are plain files under a passphrase")
     actions.add_parser("decrypt", help="take them from under it")
     add_json(parser, actions)
@@ -50,7 +63,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do it, then show how the keys stand."""
-    settings = Settings.load(args.data, need=("log_dir", "keys_dir"))
+    turns = args.action in {"rotate", "retire"}
+    settings = Settings.load(args.data, need=("log_dir", "keys_dir", *(("nats_url",) if turns else ())))
     if args.action == "generate":
         if not args.tenant:
             raise TallyError("keys of which tenant? name it with --tenant NAME")
@@ -61,6 +75,8 @@ def run(args: argparse.Namespace) -> int:
     folder = keys_dir_of(settings, tenant)
     if not (folder / POLICY).exists():
         raise TallyError(f"{folder} has no complete set of keys: tally keys generate --tenant {tenant}")
+    if turns:
+        return _turn(args, settings, tenant)
     if args.action in {"encrypt", "decrypt"}:
         _recrypt(folder, is_encrypting=args.action == "encrypt")
     return _show(tenant, folder, is_json=args.json)
@@ -71,6 +87,33 @@ def _generate(folder: Path, origin: str, *, is_encrypted: bool) -> None:
     if is_encrypted:
         opener = dataclasses.replace(opener, passphrase=passphrase_source(os.environ, is_new=True), encrypts=True)
     generate_keys(folder, origin, opener=opener)
+
+
+def _turn(args: argparse.Namespace, settings: Settings, tenant: str) -> int:
+    place = Place(
+        settings=settings,
+        tenant=tenant,
+        folder=keys_dir_of(settings, tenant),
+        log_dir=log_dir_of(settings, tenant),
+        wait_s=args.wait,
+    )
+    opener = dataclasses.replace(key_opener(os.environ), passphrase=passphrase_source(os.environ))
+    if args.action == "rotate":
+        encrypts = any(one.kept == ENCRYPTED for one in list_keys(place.folder))
+        turned = rotate(place, args.role, dataclasses.replace(opener, encrypts=encrypts), args.at)
+        line = f"{turned.name} signs every size from {turned.leaf_index + 1} on, beside the others"
+    else:
+        turned = retire(place, args.name, opener)
+        line = f"{turned.name} signs nothing beyond size {turned.leaf_index}"
+        if args.destroy:
+            line += "; its private half is removed" if destroy(place, args.name) else "; destroy it where it is kept"
+    if args.json:
+        row = {"name": turned.name, "key": turned.key.label, "entry": turned.leaf_index}
+        print(json.dumps({"tenant": tenant, **row, "tree_size": turned.checkpoint.tree_size}))
+        return 0
+    print(f"{line}: told by entry {turned.leaf_index}, under the checkpoint of size {turned.checkpoint.tree_size}")
+    print(f"give the new policy to auditors and witnesses: {place.folder / POLICY}")
+    return 0
 
 
 def _recrypt(folder: Path, *, is_encrypting: bool) -> None:

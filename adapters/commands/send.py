@@ -5,20 +5,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-from datetime import UTC, datetime
-from typing import Any, Final
-from uuid import uuid4
+from typing import Any
 
 from adapters.errors import TallyError
-from adapters.jetstream.connection import connect
-from adapters.jetstream.dead_letters import REPLY_TO_HEADER
+from adapters.sending import send_command
 from adapters.settings import Settings
 from adapters.which_tenant import which_tenant
-from bus import subjects
 from domain.catalogue import COMMANDS
 
 HELP = "publish one command and print its outcome"
-SOURCE: Final = "//tallyroot/cli"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -47,47 +42,23 @@ def run(args: argparse.Namespace) -> int:
     except ValueError as err:
         message = f"DATA is {args.data_json[:60]!r}, wanted a JSON object ({err})"
         raise TallyError(message) from err
-    outcome = asyncio.run(_send(settings, tenant, args, data))
+    sending = send_command(
+        settings,
+        tenant,
+        args.command,
+        args.id,
+        data,
+        command_id=args.command_id,
+        time=args.time,
+        actor=args.actor,
+        timeout_s=args.timeout,
+    )
+    outcome = asyncio.run(sending)
     if args.json:
         print(json.dumps(outcome, ensure_ascii=False))
     else:
         print(_line(outcome))
     return 0 if outcome["type"] == "command-accepted/1" else 1
-
-
-async def _send(settings: Settings, tenant: str, args: argparse.Namespace, data: Any) -> dict[str, Any]:
-    stored, aggregate, _ = COMMANDS[args.command]
-    subject = subjects.command(tenant, aggregate, subjects.require_token("ID", args.id), args.command)
-    body = {
-        "specversion": "1.0",
-        "id": args.command_id or str(uuid4()),
-        "source": SOURCE,
-        "type": stored,
-        "subject": f"{aggregate}/{args.id}",
-        "time": args.time or datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-        "tenantid": tenant,
-        "datacontenttype": "application/json",
-        "data": data,
-    }
-    if args.actor:
-        body["actor"] = args.actor
-    client = await connect(settings.nats_url, "tally-send")
-    try:
-        inbox = client.new_inbox()
-        answers = await client.subscribe(inbox, max_msgs=1)
-        headers = {REPLY_TO_HEADER: inbox}
-        await client.jetstream().publish(subject, json.dumps(body).encode(), headers=headers, timeout=args.timeout)
-        answer = await answers.next_msg(timeout=args.timeout)
-    except TimeoutError as err:
-        message = (
-            f"no outcome of command {body['id']} within {args.timeout:g} s: is a worker running (tally status)? "
-            f"send it again with --command-id {body['id']}; it is executed once"
-        )
-        raise TallyError(message) from err
-    finally:
-        await client.close()
-    outcome: dict[str, Any] = json.loads(answer.data)
-    return outcome
 
 
 def _line(outcome: dict[str, Any]) -> str:

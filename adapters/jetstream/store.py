@@ -19,7 +19,7 @@ from bus import subjects
 from bus.envelope import CommandsDecided, Recorded
 from bus.errors import StoreUnavailable
 from bus.ports import CommandSource, Delivery, InboxHead, Message, Redrive
-from domain.catalogue import AGGREGATES
+from domain.catalogue import aggregates_of
 from domain.values import to_ms
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,8 @@ class JetStreamEventStore:
         found: dict[str, list[Recorded]] = {owner: [] for owner in owners}
         ends: dict[str, int] = {}
         if await self._replicas.is_replicated():
-            every = [subjects.event(self._tenant, aggregate, owner) for owner in owners for aggregate in AGGREGATES]
+            pairs = [(aggregate, owner) for owner in owners for aggregate in aggregates_of(owner)]
+            every = [subjects.event(self._tenant, *pair) for pair in pairs]
             ends = await self._replicas.last_seqs(every)
 
         async def read(owner: str, aggregate: str) -> None:
@@ -73,7 +74,7 @@ class JetStreamEventStore:
         try:
             async with asyncio.TaskGroup() as group:
                 for owner in owners:
-                    for aggregate in AGGREGATES:
+                    for aggregate in aggregates_of(owner):
                         group.create_task(read(owner, aggregate))
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from failed

@@ -6,13 +6,18 @@ import pytest
 from log_samples import DAY_MS
 from rotation_samples import DEC_21, JAN_21, ORIGIN, Rotating, rotate, told
 
+from bus.examples import records
 from ledger.encoding import encode_base64
 from ledger.errors import HistoryForked, KeyRefused, SignatureFailed, WrongUse
-from ledger.keyfolder import CERTIFICATE, list_keys, name_of
+from ledger.keyevents import KeyHistory
+from ledger.keyfolder import CERTIFICATE, LOG, list_keys, name_of
 from ledger.keyring import load_keyring
-from ledger.keys import new_key
+from ledger.keys import new_key, public_key
 from ledger.months import certificate_path, seal, unseal
 from ledger.note import ED25519
+from ledger.policy import LogKey
+
+RFC_8032_SEED = "9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60"
 
 
 @pytest.fixture
@@ -239,3 +244,14 @@ def test_the_name_of_a_key_is_found_by_its_public_half(rotating):
 
     assert name_of(rotating.keyring.folder, key) == "log-ed25519-2"
     assert name_of(rotating.keyring.folder, new_key(ORIGIN, ED25519)[0]) is None
+
+
+def test_the_example_of_the_documents_is_approved():
+    first, second = (public_key(ORIGIN, ED25519, seed) for seed in (b"\x01" * 32, bytes.fromhex(RFC_8032_SEED)))
+    history = KeyHistory(ORIGIN, [(LOG, LogKey(first))])
+    told = [record.body for record in records() if b'"type":"key-' in record.body]
+
+    added, retired = (history.take(leaf_index, entry) for leaf_index, entry in enumerate(told, 10))
+
+    assert (added.ranged.key, added.ranged.first_size) == (second, 11)
+    assert (retired.ranged.key, retired.ranged.last_size) == (first, 11)

@@ -82,7 +82,7 @@ def test_keys_are_read_strictly_and_each_once():
     "text", ["", "player", "player/", "/b19", "person/b19", "player/b 19", "player/a/b", "player/*"]
 )
 def test_what_is_no_aggregate_is_refused_in_one_line(text):
-    with pytest.raises(TravelRefused, match="wanted quest/ID or player/ID or token/ID or inbox/ID"):
+    with pytest.raises(TravelRefused, match="wanted quest/ID or player/ID or token/ID or ledger/ID or inbox/ID"):
         parse_keys([text])
 
 

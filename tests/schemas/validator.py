@@ -88,6 +88,11 @@ def _format(value, rule, schema, document):
             yield f"{value!r} is no {rule} (a time has a zone)"
 
 
+def _enum(value, rule, schema, document):
+    if not any(type(one) is type(value) and one == value for one in rule):
+        yield f"{value!r:.80} is none of {rule!r}"
+
+
 def _simple(is_kept, kind=object):
     def check(value, rule, schema, document):
         if isinstance(value, kind) and not isinstance(value, bool) and not is_kept(value, rule):
@@ -108,7 +113,7 @@ KEYWORDS = {
     "format": _format,
     "type": lambda value, rule, schema, document: [] if TYPES[rule](value) else [f"{value!r:.80} is no {rule}"],
     "const": _simple(lambda value, rule: value == rule),
-    "enum": _simple(lambda value, rule: value in rule),
+    "enum": _enum,
     "required": _simple(lambda value, rule: set(rule) <= value.keys(), dict),
     "maxProperties": _simple(lambda value, rule: len(value) <= rule, dict),
     "minProperties": _simple(lambda value, rule: len(value) >= rule, dict),
