@@ -3,14 +3,21 @@
 from pathlib import Path
 
 import pytest
+from log_samples import memory_nodes
 
 from ledger.checkpoint import Checkpoint
+from ledger.cose import cose_receipt
+from ledger.export import EXPORT_FORMAT
 from ledger.hashing import FIRST_LINK, chain_links, leaf_hashes, node_hash, tree_root
+from ledger.keyring import FILES_ONLY, Keyring
 from ledger.keys import SigningKey, format_private_key, public_key
 from ledger.months import CERTIFIED, PAYLOAD_TYPE, STATEMENT_TYPE
 from ledger.note import COSIGNATURE_ED25519, ED25519, Note
-from ledger.receipt import PROOF_FORMAT, RECEIPT_FORMAT
+from ledger.policy import parse_policy
+from ledger.proofs import prove_inclusion
+from ledger.receipt import PROOF_FORMAT, RECEIPT_FORMAT, Receipt, TlogProof
 from ledger.tiles import encode_bundle
+from ledger.timestamps import timestamp_request
 from ledger.witness import AddCheckpoint, checkpoint_path
 
 PAGE = (Path(__file__).parents[2] / "docs" / "formats.md").read_text()
@@ -35,6 +42,23 @@ def witness_example():
     return bytes(request).decode(), f"{line}", checkpoint_path(origin)
 
 
+def stamp_example():
+    return timestamp_request(example_note().encode(), 1).hex()
+
+
+def cose_example():
+    """A receipt of entry 0 as COSE, in lines of 64 bytes."""
+    origin, seed = "tallyroot.example/ledger/example", b"\x03" * 32
+    log = public_key(origin, ED25519, b"\x01" * 32)
+    signer = SigningKey.parse(format_private_key(public_key(f"{origin}/certificates", ED25519, seed), seed))
+    text = f"log {log}\n# tally-certificate {signer.key}\nquorum none\n"
+    keyring = Keyring(Path(), (), (signer,), parse_policy("policy", text.encode()), FILES_ONLY)
+    hashes = tuple(prove_inclusion(0, 3, memory_nodes(LEAVES)))
+    receipt = Receipt(ENTRIES[0], TlogProof(0, hashes, example_note().encode()), None)
+    data = cose_receipt(receipt, keyring, keyring.policy)[0].hex()
+    return "\n".join(data[at : at + 128] for at in range(0, len(data), 128))
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -45,6 +69,9 @@ def witness_example():
         tree_root(LEAVES).hex(),
         example_note(),
         *witness_example(),
+        stamp_example(),
+        cose_example(),
+        EXPORT_FORMAT,
         *(CERTIFIED, PAYLOAD_TYPE, STATEMENT_TYPE, PROOF_FORMAT, RECEIPT_FORMAT),
     ],
 )
