@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Final, Protocol, Self, cast
 
 import msgspec
@@ -107,7 +108,7 @@ class Boards:
             body = await cast("Any", self._client.hget(keys.position, "boards"))
         except RedisError as err:
             raise unavailable(err) from err
-        return decode_settings(body or "{}")
+        return _settings_of(body or "{}")
 
     async def find(self, asked: Asked) -> Board:
         """The board that is asked for; raises `NotFound`, `WrongBoard`."""
@@ -229,6 +230,12 @@ class Boards:
         if self._generation == LIVE:
             return await live_keys(self._client, self._tenant)
         return Keys(self._tenant, self._generation)
+
+
+@lru_cache(maxsize=256)
+def _settings_of(body: str) -> BoardSettings:
+    """A generation never changes its settings: they are read once, not for every question."""
+    return decode_settings(body)
 
 
 def _standings(board: Board, found: Any) -> list[Standing]:

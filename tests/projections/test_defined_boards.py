@@ -9,6 +9,7 @@ from board_fold import board_fold
 from sinks import Leaderboards
 from stories import random_story
 from test_followers import feed
+from test_rebuild import Live
 
 from adapters import cli
 from adapters.board_settings import define, defined
@@ -20,7 +21,7 @@ from adapters.redis_ranks import Boards
 from adapters.settings import SOURCES
 from bus.errors import WrongStream
 from projections.boards import Board, decode_settings
-from projections.errors import WrongBoard
+from projections.errors import RebuildRefused, WrongBoard
 from projections.generations import LIVE
 from projections.windows import Season, labels, zone_of
 
@@ -322,3 +323,29 @@ async def renew(settings, tenant, story):
         return
 
     await store.switch("next", nothing)
+
+
+def test_defined_boards_go_live_by_a_rebuild_are_followed_and_rolled_back(settings, tenant):
+    async def scenario():
+        story = random_story(tenant, seed=47, events=700)
+        bodies = [record.body for record in story.records]
+        async with Live(Leaderboards, settings, tenant, story) as live:
+            await live.tell(300)
+            await live.caught_up()
+            await define(settings, tenant, json.dumps(DEFINED).encode())
+            with pytest.raises(
+                RebuildRefused, match="the live one is of version 2000000, the new one of version 2000001"
+            ):
+                await live.rebuild().run(is_accepted=False)
+
+            await live.rebuild().run(is_accepted=True)
+            await live.tell(500)
+            await live.caught_up()
+            assert await contents(settings, tenant) == board_fold(bodies[: live.told], DEFINED)
+
+            await live.rebuild().roll_back()
+            await live.tell(len(story.records))
+            await live.caught_up()
+            assert await contents(settings, tenant) == board_fold(bodies, {"zone": "UTC", "boards": []})
+
+    asyncio.run(scenario())
