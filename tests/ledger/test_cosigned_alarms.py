@@ -61,7 +61,7 @@ def test_a_machine_that_was_set_back_is_stopped_by_a_witness_that_knows_more(wit
         wait_for(writer, 350)
     writer.abandon()
 
-    assert old.size() == 300
+    assert old.published_size() == 300
     require_stopped(old, 350, witnessed.published)
     with pytest.raises(HistoryForked):
         old.open()
@@ -82,7 +82,7 @@ def test_two_signers_with_the_same_keys_on_two_machines_never_publish_two_histor
     second.abandon()
     writer.close(NOV_21)
 
-    assert (witnessed.size(), other.size()) == (400, 300)
+    assert (witnessed.published_size(), other.published_size()) == (400, 300)
     require_stopped(other, 500, witnessed.published)
 
 
@@ -97,7 +97,7 @@ def test_a_second_root_of_one_size_is_an_alarm(witnessed, witnesses, scratch):
     with pytest.raises(HistoryForked, match="was shown another history, size 400"):
         wait_for(second, 400)
     second.abandon()
-    assert other.size() == 300
+    assert other.published_size() == 300
     assert list((witnesses[0].base / "state").glob("*/checkpoint.evidence-1.json"))
 
 
@@ -132,7 +132,7 @@ def test_after_somebody_has_looked_the_signer_goes_on(witnessed, witnesses):
 
     (witnessed.keyring.folder / "last-signed.evidence-1.json").rename(witnessed.keyring.folder / "looked-at.json")
     witnessed.publish(3)
-    assert witnessed.size() == 3
+    assert witnessed.published_size() == 3
 
 
 # Crashes, stale signers
@@ -200,7 +200,7 @@ def test_a_signer_that_slept_over_a_pending_checkpoint_does_not_publish_it_besid
         wait_for(sleeper, 310)
     sleeper.abandon()
     witnessed.publish(360)
-    assert (witnessed.size(), evidence_of(witnessed)) == (360, [])
+    assert (witnessed.published_size(), evidence_of(witnessed)) == (360, [])
 
 
 def test_a_log_rolled_back_by_its_disk_catches_up_with_what_was_cosigned(witnessed, witnesses, scratch):

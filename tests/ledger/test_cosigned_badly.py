@@ -101,5 +101,5 @@ def test_a_witness_does_not_count_that_answers_with(at_299, ed25519_alone, scrat
         log.close(NOV_21)
 
     assert re.search(said, problem), problem
-    assert installed.size() == 299
+    assert installed.published_size() == 299
     assert list(installed.keyring.folder.glob("*.evidence-*")) == []

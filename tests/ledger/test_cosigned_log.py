@@ -6,7 +6,8 @@ import threading
 
 import pytest
 from log_samples import DAY_MS, NOV_21, events
-from witness_samples import NOW, Puppet, RunningWitness, grow, wait_for
+from rotation_samples import Rotating
+from witness_samples import NOW, Puppet, RunningWitness, WitnessedLog, grow, wait_for
 
 from ledger import witness_setup, writer
 from ledger.checkpoint import parse_checkpoint
@@ -142,6 +143,37 @@ def test_one_service_may_cosign_under_two_keys_and_two_names(witnessed, scratch,
     assert (opened.witnessed_by, opened.at_seconds) == (("a", "b"), NOW)
 
 
+class RotatingWitnessed(Rotating, WitnessedLog):
+    """A log whose keys are rotated before the eyes of a witness."""
+
+
+def test_keys_are_rotated_before_the_eyes_of_a_witness_that_is_told_of_the_new_one(
+    scratch, ed25519_alone, monkeypatch
+):
+    log = RotatingWitnessed(scratch / "log")
+    with RunningWitness(scratch / "w", log.plain_policy()) as witness:
+        log.require("all", witness)
+        log.stage("log-ed25519-2")
+        monkeypatch.setattr(writer, "CLOSE_S", 20)
+        log.run(log.players(5), [log.add("log-ed25519-2", "log-ed25519")], log.players(3))
+        assert (log.published_size(), len(log.signers_of())) == (9, 2)
+
+        monkeypatch.setattr(writer, "CLOSE_S", 0.3)
+        retired = [log.retire("log-ed25519", "log-ed25519-2"), *log.players(3)]
+        log.run(retired)
+        assert log.published_size() == 9, "the witness does not know the key that signs alone"
+
+        witness.stop()
+        witness.trust(log.plain_policy(), "0.policy")
+        witness.start()
+        monkeypatch.setattr(writer, "CLOSE_S", 20)
+        log.run(retired)
+
+    assert log.published_size() == 13
+    assert log.signers_of() == {log.key("log-ed25519-2").key.label}
+    assert log.audit().checkpoint.witnessed_by == ("w0",)
+
+
 def test_a_new_log_does_not_begin_without_its_quorum(witnessed, witnesses, monkeypatch):
     monkeypatch.setattr(writer, "CREATE_S", 0.3)
     witnessed.require("all", *witnesses)
@@ -154,7 +186,7 @@ def test_a_new_log_does_not_begin_without_its_quorum(witnessed, witnesses, monke
 
     witnesses[1].start()
     witnessed.publish(3)
-    assert witnessed.size() == 3
+    assert witnessed.published_size() == 3
     assert parse_checkpoint("first", remembered)[0].tree_size == 0
 
 
@@ -173,7 +205,7 @@ def test_a_witness_that_has_recorded_another_size_is_asked_once_more_from_there(
     writer.close(NOV_21)
 
     assert asked == [300, 0]
-    assert witnessed.size() == 400
+    assert witnessed.published_size() == 400
 
 
 def test_checkpoints_of_one_log_are_numbered_upwards_whoever_cosigned_them(witnessed, witnesses):

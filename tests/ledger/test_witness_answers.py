@@ -1,18 +1,20 @@
 """What a witness answers: the whole matrix of C2SP tlog-witness, and what it has recorded before it answers."""
 
+import base64
 import itertools
 import json
 from hashlib import sha256
 
 import pytest
-from witness_samples import LOG, OTHER_HISTORY, STRANGER, WRONG_KEY, RunningWitness, SmallLog
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from witness_samples import LOG, NOW, OTHER_HISTORY, STRANGER, WRONG_KEY, RunningWitness, SmallLog
 
 from ledger.checkpoint import parse_checkpoint, verify_signature
 from ledger.errors import ProofFailed
 from ledger.files import Folder
 from ledger.note import COSIGNATURE_ED25519, COSIGNATURE_ML_DSA_44
 from ledger.policy import parse_policy
-from ledger.primitives import has_ml_dsa_44
+from ledger.primitives import has_ml_dsa_44, mldsa
 from ledger.proofs import verify_consistency
 from ledger.witness import checkpoint_path, parse_cosignatures
 
@@ -130,6 +132,31 @@ def test_a_witness_refuses(at_four, case):
     assert (found[0], said in found[1].decode()) == (status, True), found
     assert found[2] == ("text/x.tlog.size" if status == 409 else "text/plain; charset=utf-8")
     assert at_four.witness.logs[LOG.origin][1] == LOG.checkpoint(4)
+
+
+def test_the_cosignatures_are_those_of_the_specification_read_aloud(witness):
+    """C2SP tlog-cosignature without any code of ours but the vkeys' base64."""
+    body = witness.add(LOG.request(0, 5))[1].decode()
+    text = LOG.note(5).split(b"\n\n")[0] + b"\n"
+    size_and_root = (5).to_bytes(8, "big") + base64.b64decode(text.split(b"\n")[2])
+
+    lines = body.splitlines()
+    assert len(lines) == len(witness.keys)
+    for line, vkey in zip(lines, map(str, witness.keys), strict=True):
+        dash, name, encoded = line.split(" ")
+        raw = base64.b64decode(encoded)
+        public = base64.b64decode(vkey.split("+", 2)[2])
+        assert (dash, name) == ("\u2014", "w1.example")
+        assert raw[:4] == sha256(b"w1.example\n" + public).digest()[:4]
+        seconds = int.from_bytes(raw[4:12], "big")
+        assert seconds == NOW
+        if public[0] == 4:
+            message = b"cosignature/v1\ntime %d\n" % seconds + text
+            Ed25519PublicKey.from_public_bytes(public[1:]).verify(raw[12:], message)
+        else:
+            names = b"\x0aw1.example" + raw[4:12] + b"\x0fexample.com/log"
+            message = b"subtree/v1\n\0" + names + bytes(8) + size_and_root
+            mldsa.MLDSA44PublicKey.from_public_bytes(public[1:]).verify(raw[12:], message)
 
 
 def test_a_proof_at_first_contact_is_refused(witness):

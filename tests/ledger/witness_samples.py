@@ -220,7 +220,7 @@ class WitnessedLog(Installation):
     def published(self):
         return self.folder.read("checkpoint")
 
-    def size(self):
+    def published_size(self):
         return self.policy().open("checkpoint", self.published).checkpoint.tree_size
 
 
