@@ -170,7 +170,7 @@ class Cosigning:
             except HistoryForked as err:
                 self._sound_the_alarm(asked, err)
                 return
-            except (LedgerError, OSError, http.client.HTTPException) as err:
+            except (LedgerError, OSError, http.client.HTTPException, ValueError) as err:
                 problem = " ".join(f"{err}".split()) if isinstance(err, LedgerError) else f"{type(err).__name__} {err}"
                 self._pause(asked, problem, wait_s)
                 wait_s = min(2 * wait_s, RETRY_MAX_S)

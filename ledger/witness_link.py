@@ -23,12 +23,17 @@ class WitnessLink:
     """Requests below a witness's URL, one at a time; `interrupt` may come from another thread."""
 
     def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
-            raise WrongUse("URL of a witness", expected="an http(s) URL without query", found=excerpt(url))
+        try:
+            parts = urlsplit(url)
+            has_host = bool(parts.hostname and parts.hostname.encode("idna") and parts.port != 0)
+        except ValueError:  # a port, an address or a name that is none
+            has_host = False
+        if not has_host or parts.scheme not in {"http", "https"} or parts.query or parts.fragment or parts.username:
+            raise WrongUse("URL of a witness", expected="an http(s) URL without user and query", found=excerpt(url))
         self.url = url
+        self._is_over = False
         self._kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        self._host = parts.netloc.rpartition("@")[2]
+        self._host = parts.netloc
         self._prefix = parts.path.rstrip("/")
         self._connection: http.client.HTTPConnection | None = None
 
@@ -44,7 +49,7 @@ class WitnessLink:
         except ConnectionError:
             # A kept connection may have ended meanwhile. To ask again does no harm: what is recorded is compared.
             self.close()
-            if not is_kept:
+            if not is_kept or self._is_over:
                 raise
             return self._request(method, path, body)
 
@@ -88,7 +93,8 @@ class WitnessLink:
         return b"".join(parts)
 
     def interrupt(self) -> None:
-        """End a request that another thread waits for."""
+        """End the request that another thread waits for, for good."""
+        self._is_over = True
         connection = self._connection
         if connection is not None and connection.sock is not None:
             _shut(connection.sock)

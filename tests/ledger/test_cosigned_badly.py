@@ -4,6 +4,7 @@ import re
 import shutil
 import socket
 import time
+from types import SimpleNamespace
 
 import pytest
 from log_samples import NOV_21, events
@@ -11,6 +12,7 @@ from witness_samples import NOW, Puppet, WitnessedLog, signing_key
 
 from ledger import keyring, witness_link, writer
 from ledger.checkpoint import parse_checkpoint
+from ledger.errors import WrongUse
 from ledger.note import COSIGNATURE_ED25519
 from ledger.witness import parse_request
 
@@ -80,6 +82,29 @@ def at_299(tmp_path_factory):
         patch.setattr(keyring, "has_ml_dsa_44", lambda: False)
         WitnessedLog(base / "log").publish(299)
     return base / "log"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "w.example",
+        "ftp://w.example",
+        "http://",
+        "http://w.example:99999",
+        "http://w.example:x",
+        "http://[::1",
+        "http://w.example?a",
+        "http://user@w.example",
+        f"http://{'a' * 64}.example",
+    ],
+)
+def test_a_url_that_no_witness_can_have_is_refused_before_anything_is_signed(at_299, scratch, ed25519_alone, url):
+    shutil.copytree(at_299, scratch / "log")
+    log = WitnessedLog(scratch / "log")
+    log.require("all", SimpleNamespace(keys=[OTHER_KEY.key], url=url), first_size=300)
+
+    with pytest.raises(WrongUse, match=r"URL of a witness: expected an http\(s\) URL"):
+        log.open()
 
 
 @pytest.mark.parametrize("case", BAD_ANSWERS)

@@ -2,6 +2,8 @@
 
 import json
 import socket
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -9,9 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from witness_samples import LOG, WRONG_KEY, RunningWitness, post, served
 
-from ledger import witness_setup
+from ledger import keycrypt, lock, witness_setup
+from ledger.build_pyz import build
 from ledger.cli import main
-from ledger.errors import KeyRefused, WrongUse
+from ledger.errors import KeyRefused, Unsupported, WrongUse
 from ledger.files import Folder
 from ledger.keys import KeyOpener
 from ledger.witness_setup import open_witness
@@ -144,6 +147,40 @@ def test_the_command_makes_a_witness_and_serves_it_until_it_is_told_to_stop(tmp_
     assert "'example.com/log' 200" in said[1]
     assert main(["witness", "show", str(base), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["logs"] == {"example.com/log": 4}
+
+
+def test_the_checker_in_one_file_runs_a_witness_too(tmp_path):
+    checker = build(tmp_path / "tally-verify.pyz")
+    command = [sys.executable, str(checker), "witness"]
+    subprocess.run([*command, "init", "w", "--name", "w.example"], cwd=tmp_path, check=True, capture_output=True)
+    Folder(tmp_path / "w" / "logs").replace("log.policy", LOG.policy.encode())
+
+    shown = subprocess.run([*command, "show", "w"], cwd=tmp_path, check=True, capture_output=True, text=True)
+
+    assert shown.stdout.endswith("log example.com/log: nothing recorded yet\n")
+
+
+def test_a_system_without_file_locks_runs_no_witness(tmp_path, monkeypatch):
+    witness = RunningWitness(tmp_path / "w", LOG.policy)
+    monkeypatch.setattr(lock, "fcntl", None)
+
+    with pytest.raises(Unsupported, match="use Linux or macOS"):
+        open_witness(witness.base)
+
+
+def test_keys_of_a_witness_are_opened_with_their_passphrase(tmp_path, ed25519_alone, monkeypatch, capsys):
+    monkeypatch.setattr(keycrypt, "LOG2_N", 14)
+    (tmp_path / "passphrase").write_text("correct horse\n")
+    (tmp_path / "passphrase").chmod(0o600)
+    monkeypatch.setenv("TALLY_KEYS_PASSPHRASE_FILE", str(tmp_path / "passphrase"))
+    assert main(["witness", "init", str(tmp_path / "w"), "--name", "w.example"]) == 0
+    Folder(tmp_path / "w" / "logs").replace("log.policy", LOG.policy.encode())
+    assert (tmp_path / "w" / "witness-ed25519.key").read_text().startswith("ENCRYPTED+KEY+w.example+")
+    assert main(["witness", "show", str(tmp_path / "w")]) == 0
+
+    monkeypatch.delenv("TALLY_KEYS_PASSPHRASE_FILE")
+    assert main(["witness", "show", str(tmp_path / "w")]) == 2
+    assert "the keys are encrypted" in capsys.readouterr().err
 
 
 def test_a_witness_is_made_once(tmp_path):
