@@ -103,10 +103,12 @@ def _audit(args: argparse.Namespace, source: Source, policy: Policy, known: Open
             progress_file=resume,
         )
     except HistoryForked as err:
-        if known is None:
+        earlier = resume.load() if resume else None
+        before = known or (policy.open(f"progress {args.resume}", earlier.checkpoint) if earlier else None)
+        if before is None:
             raise
         shown = policy.open(CHECKPOINT, require(source, CHECKPOINT))
-        evidence = write_evidence(args.remember, err, known, shown)
+        evidence = write_evidence(args.remember or args.resume, err, before, shown)
         raise HistoryForked(f"{err}; both signed checkpoints are kept in {evidence}") from err
     if args.max_age is not None:
         require_fresh(found.checkpoint, int(time.time()), args.max_age)

@@ -179,6 +179,22 @@ def test_a_bad_answer_is_one_line_that_names_the_object(installed, server, monke
     assert "\n" not in str(found.value)
 
 
+@pytest.mark.parametrize("path", ["tile/entries/000", "checkpoint", "provisional root"])
+@pytest.mark.parametrize("case", BAD_ANSWERS)
+def test_the_command_says_one_line_about_a_bad_server_and_exits_1(installed, server, monkeypatch, capsys, case, path):
+    monkeypatch.setattr(remote.time, "sleep", lambda _: None)
+    root = next(name for name in installed.folder.names("roots") if "provisional" in name)
+    server.answers[f"roots/{root}" if path == "provisional root" else path] = BAD_ANSWERS[case]
+
+    code = main(["audit", server.url, "--policy", str(installed.policy_path), "--clock-skew", str(ANY_TIME_S)])
+
+    said = capsys.readouterr()
+    assert (code, said.err) == (1, "")
+    assert said.out.startswith("FAILED  ")
+    assert said.out.count("\n") == 1
+    assert "roots/" in said.out if path == "provisional root" else path in said.out
+
+
 def test_a_server_that_is_busy_for_a_moment_is_asked_again(installed, server, monkeypatch):
     monkeypatch.setattr(remote.time, "sleep", lambda _: None)
 
