@@ -11,7 +11,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from ledger.beside import checkpoint_path, is_beside, read_stamps, require_closing, verify_stamps
+from ledger.beside import (
+    checkpoint_path,
+    is_beside,
+    read_stamps,
+    require_closing,
+    require_frozen,
+    require_no_strangers,
+    verify_stamps,
+)
 from ledger.errors import LogDamaged, Malformed, MonthFailed, ObjectMissing, excerpt
 from ledger.files import Folder, Source, require
 from ledger.hashing import HASH_BYTES
@@ -183,8 +191,10 @@ def _read_months(source: Source, policy: Policy) -> list[MonthStatement]:
         if is_settled or attempt == _READ_AGAIN - 1:
             break
     found: list[tuple[str, bool, bytes]] = []
+    beside: list[str] = []
     for name, data in contents.items():
         if is_beside(name):
+            beside.append(name)
             continue
         parsed = split_root_name(name)
         if parsed is None or data is None:
@@ -205,6 +215,7 @@ def _read_months(source: Source, policy: Policy) -> list[MonthStatement]:
         months.append(statement)
     if not months or not months[-1].is_provisional:
         raise ObjectMissing(f"{ROOTS}/", expected="the provisional root of the open month", found="none")
+    require_no_strangers(beside, months)
     return months
 
 
@@ -215,7 +226,7 @@ def _month_claims(
     for month in months:
         require_month_keys(policy, month)
         yield _check_month(month, states, reader)
-        yield from _check_beside(month, source, policy)
+        yield from _check_beside(month, reader, policy)
 
 
 def _check_month(month: MonthStatement, states: dict[int, State], reader: LogReader) -> Claim:
@@ -258,12 +269,13 @@ def _check_month(month: MonthStatement, states: dict[int, State], reader: LogRea
     return Claim("month", f"{month.name}: {closing - opening} events{outside}, size {closing}, root {root}")
 
 
-def _check_beside(month: MonthStatement, source: Source, policy: Policy) -> list[Claim]:
+def _check_beside(month: MonthStatement, reader: LogReader, policy: Policy) -> list[Claim]:
     if month.is_provisional:
+        require_frozen(month, reader, policy)
         return []
     path = checkpoint_path(month.month)
-    require_closing(path, require(source, path), month)
-    stamps = verify_stamps(path, month, read_stamps(source, month.month, policy), policy)
+    require_closing(path, require(reader.source, path), month)
+    stamps = verify_stamps(path, month, read_stamps(reader.source, month.month, policy), policy)
     return [stamp_claim(month, name, stamp) for name, stamp in stamps.items()]
 
 

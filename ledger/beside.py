@@ -6,12 +6,13 @@ roots/<YYYY-MM>.<authority>.tsr       response of a time stamp authority for tha
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
-from ledger.errors import MonthFailed, excerpt
-from ledger.files import Source
+from ledger.errors import LogDamaged, MonthFailed, excerpt
+from ledger.files import Folder, Source
 from ledger.months import ROOTS, MonthStatement, is_month
 from ledger.policy import Policy
+from ledger.reader import LogReader
 from ledger.timestamps import AUTHORITY_NAME, TimeStamp, verify_timestamps
 
 
@@ -36,7 +37,9 @@ def _authority_of(rest: str) -> str | None:
 
 def read_stamps(source: Source, month: str, policy: Policy) -> dict[str, bytes]:
     """The time stamps of a month by authority: those that the policy names, and all that a folder has."""
-    listed = [name.removeprefix(f"{month}.") for name in source.names(ROOTS) if name.startswith(f"{month}.")]
+    # A web server lists nothing: there the names of the policy are all that can be asked for.
+    files = source.names(ROOTS) if isinstance(source, Folder) else []
+    listed = [name.removeprefix(f"{month}.") for name in files if name.startswith(f"{month}.")]
     names = {*policy.authorities, *(name for rest in listed if (name := _authority_of(rest)) is not None)}
     found = {name: source.read(stamp_path(month, name)) for name in sorted(names)}
     return {name: data for name, data in found.items() if data is not None}
@@ -57,3 +60,25 @@ def require_closing(path: str, data: bytes, statement: MonthStatement) -> None:
         raise MonthFailed(
             path, expected=f"the closing checkpoint of the {statement.name}", found=excerpt(str(data[:40]))
         )
+
+
+def require_frozen(month: MonthStatement, reader: LogReader, policy: Policy) -> None:
+    """A month that has ended and has no certificate yet: its closing checkpoint is one of this log."""
+    path = checkpoint_path(month.month)
+    data = reader.source.read(path)
+    if data is None:
+        return
+    found = policy.open(path, data, origin=month.origin).checkpoint
+    root = reader.root(found.tree_size) if found.tree_size <= reader.tree_size else None
+    if found.root != root:
+        expected = f"a checkpoint of this log, up to size {reader.tree_size}"
+        raise MonthFailed(path, expected=expected, found=f"size {found.tree_size} with root {found.root.hex()}")
+
+
+def require_no_strangers(names: Iterable[str], months: Sequence[MonthStatement]) -> None:
+    """Time stamps are of certified months; closing checkpoints of these, of the one after them, or of later ones."""
+    certified = {month.month for month in months if not month.is_provisional}
+    for name in names:
+        month, _, rest = name.partition(".")
+        if month not in certified and (rest != "checkpoint" or month < months[-1].month):
+            raise LogDamaged(f"{ROOTS}/{name}", expected="a file of a month that the log has", found="another month")

@@ -31,9 +31,7 @@ def after(*commands):
 
 
 def test_a_key_is_added_with_its_approvals():
-    assert decide(add(OLD, NEW), INITIAL, "keys") == (
-        KeyAdded(role="log", vkey=NEW_KEY, approvals=approved(OLD, NEW)),
-    )
+    assert decide(add(OLD, NEW), INITIAL, "keys") == (KeyAdded(role="log", vkey=NEW_KEY, approvals=approved(OLD, NEW)),)
 
 
 def test_a_key_from_the_beginning_of_the_log_is_retired_though_it_was_never_added():

@@ -1,5 +1,6 @@
 """The public export of a month and its page for people: complete, checked offline, refused when altered."""
 
+import datetime as dt
 import io
 import json
 import shutil
@@ -12,12 +13,14 @@ from authorities import Authority
 from log_samples import DAY_MS, NOV_21, Installation, event
 
 from ledger import months
+from ledger.audit import audit_log
 from ledger.cli import main
 from ledger.encoding import encode_base64
 from ledger.errors import LedgerError, Malformed, TimestampFailed
 from ledger.export import ATTESTATION, make_export, read_export, verify_export, write_export
 from ledger.files import Folder
 from ledger.policy import parse_policy
+from ledger.receipt import prove_entry
 
 DEC_1 = 1_796_083_200_000
 JAN_1 = DEC_1 + 31 * DAY_MS
@@ -26,8 +29,6 @@ JAN_1 = DEC_1 + 31 * DAY_MS
 @pytest.fixture(scope="module")
 def stamped(tmp_path_factory):
     """November with 300 events of many types and two stamps, December empty; the policy names one authority."""
-    import datetime as dt
-
     installed = Installation(tmp_path_factory.mktemp("export"))
     writer = installed.open(NOV_21)
     writer.append([event(n, type=f"type-{n % 23}-of-something-with-a-long-name/1") for n in range(300)])
@@ -141,6 +142,28 @@ def test_a_stamp_of_a_wrong_root_is_refused(stamped, tmp_path):
 
     with pytest.raises(TimestampFailed, match=r"it, time stamp of one, issuer|it, time stamp of one, chain"):
         list(verify_export("it", files, policy))
+
+
+def test_a_stamp_older_than_the_closing_checkpoint_is_refused_by_audit_receipt_and_export(tmp_path):
+    installed = Installation(tmp_path)
+    installed.publish(5, now_ms=NOV_21)
+    installed.publish(6, now_ms=DEC_1)
+    authority = Authority(tmp_path / "one")
+    checkpoint = installed.folder.read("roots/2026-11.checkpoint")
+    early = dt.datetime.fromtimestamp(NOV_21 // 1000 - 10, dt.UTC)
+    installed.folder.replace("roots/2026-11.one.tsr", authority.forge(checkpoint, at=early))
+    line = f"# tally-timestamp one {encode_base64(authority.root_der)}\n"
+    policy = parse_policy("p", installed.policy_path.read_bytes() + line.encode())
+
+    for refused in (
+        lambda: audit_log(installed.folder, policy),
+        lambda: prove_entry(installed.folder, policy, 3),
+        lambda: make_export(installed.folder, policy, "2026-11"),
+    ):
+        with pytest.raises(
+            TimestampFailed, match=f"genTime: expected second {NOV_21 // 1000}, when the checkpoint was"
+        ):
+            refused()
 
 
 def archive(**names):

@@ -6,6 +6,7 @@ import pytest
 from log_samples import DAY_MS, NOV_21, Installation, event, events
 
 from ledger import closing, monthbook
+from ledger.checkpoint import Checkpoint
 from ledger.errors import HistoryForked, LedgerError, LogDamaged, MonthFailed
 from ledger.months import certificate_path, open_month, provisional_path
 
@@ -150,12 +151,12 @@ def test_a_closing_checkpoint_of_another_history_is_not_resumed(installed, held)
     writer.append(events(0, 300))
     writer.sign(NOV_21)
     writer.close(NOV_21)
-    foreign = installed.keyring.sign(type(writer.signed)(writer.signed.origin, 200, bytes(32)), NOV_21 // 1000)
+    foreign = installed.keyring.sign(Checkpoint(writer.signed.origin, 200, bytes(32)), NOV_21 // 1000)
     installed.folder.replace("roots/2026-11.checkpoint", foreign)
 
     with pytest.raises(LedgerError, match=r"root|proof"):
         installed.open(DEC_1)
-    bigger = installed.keyring.sign(type(writer.signed)(writer.signed.origin, 301, bytes(32)), NOV_21 // 1000)
+    bigger = installed.keyring.sign(Checkpoint(writer.signed.origin, 301, bytes(32)), NOV_21 // 1000)
     installed.folder.replace("roots/2026-11.checkpoint", bigger)
     with pytest.raises(HistoryForked, match=r"expected a size of at least 301, as roots/2026-11.checkpoint has it"):
         installed.open(DEC_1)
@@ -215,3 +216,34 @@ def test_a_month_frozen_twice_is_refused(installed):
         writer.sign(DEC_1)
     writer.abandon()
     assert installed.folder.read(provisional_path("2026-11")) is not None
+
+
+def test_a_frozen_month_whose_closing_checkpoint_is_not_of_the_log_is_found(installed, held):
+    writer = installed.open(NOV_21)
+    writer.append(events(0, 300))
+    writer.sign(NOV_21)
+    writer.sign(DEC_1)
+    writer.abandon()
+    path = "roots/2026-11.checkpoint"
+    assert installed.audit().months[-1].month == "2026-11"
+    origin = installed.keyring.origin
+
+    for size, root in ((300, bytes(32)), (301, bytes(32))):
+        note = installed.keyring.sign(Checkpoint(origin, size, root), NOV_21 // 1000)
+        installed.folder.replace(path, note)
+        with pytest.raises(
+            MonthFailed, match=rf"{path}: expected a checkpoint of this log, up to size 300, found size"
+        ):
+            installed.audit()
+    installed.folder.replace(path, b"x\n")
+    with pytest.raises(LedgerError, match=path):
+        installed.audit()
+
+
+@pytest.mark.parametrize("name", ["2026-10.checkpoint", "2026-10.one.tsr", "2026-11.one.tsr", "2026-12.one.tsr"])
+def test_a_file_of_a_month_that_the_log_has_not_is_found(installed, name):
+    installed.publish(5, now_ms=NOV_21)
+    installed.folder.replace(f"roots/{name}", b"x")
+
+    with pytest.raises(LogDamaged, match=rf"roots/{name}: expected a file of a month that the log has, found another"):
+        installed.audit()
