@@ -6,6 +6,7 @@ The operator itself signs the lies here: no key helps, only that certificates mu
 import dataclasses
 import json
 import os
+import shutil
 import time
 
 import pytest
@@ -14,6 +15,7 @@ from log_samples import DAY_MS, NOV_21, Installation, events
 from ledger.checkpoint import Checkpoint
 from ledger.encoding import decode_base64, encode_base64, encode_json
 from ledger.errors import LedgerError, Malformed, MonthFailed, SignatureFailed
+from ledger.files import Folder
 from ledger.keys import SigningKey, format_private_key, public_key
 from ledger.months import TreeState, certificate_path, month_of, open_month, pre_authentication, provisional_path, seal
 from ledger.reader import LogReader
@@ -23,14 +25,23 @@ JAN_1 = DEC_1 + 31 * DAY_MS
 FEB_1 = JAN_1 + 31 * DAY_MS
 
 
-@pytest.fixture
-def three(scratch):
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
     """November with 100 events, December with 150, January open with 150."""
-    installed = Installation(scratch)
+    installed = Installation(tmp_path_factory.mktemp("three"))
     for size, now_ms in ((100, NOV_21), (250, DEC_1), (400, JAN_1)):
         installed.publish(size, now_ms=now_ms)
     assert [month.closing.tree_size for month in installed.audit().months] == [100, 250, 400]
     return installed
+
+
+@pytest.fixture
+def three(made, scratch):
+    """A copy to lie in."""
+    shutil.copytree(made.log_dir, scratch / "log")
+    copy = Installation.__new__(Installation)
+    copy.log_dir, copy.keyring, copy.folder = scratch / "log", made.keyring, Folder(scratch / "log")
+    return copy
 
 
 def read(installed, month):
