@@ -98,7 +98,7 @@ class ReadModelGenerations:
 
     async def switch(self, generation: str, feed: Callable[[int], Awaitable[None]]) -> None:
         """Let a generation go live; `feed` is told how far it must come. Raises `RebuildRefused`."""
-        await self._analyse(generation)
+        await self._finish(generation)
         for _ in range(SWITCH_TRIES):
             try:
                 async with self._connected(LIVE) as connection, connection.transaction():
@@ -147,9 +147,10 @@ class ReadModelGenerations:
     async def _rename(self, connection: postgres.Connection, old: str, new: str) -> None:
         await connection.execute(_sql("ALTER SCHEMA {} RENAME TO {}", self._schema(old), self._schema(new)))
 
-    async def _analyse(self, generation: str) -> None:
-        """Statistics for the planner, before somebody asks."""
+    async def _finish(self, generation: str) -> None:
+        """Keys, and statistics for the planner, before somebody asks."""
         async with self._connected(generation) as connection:
+            await postgres_migrations.add_keys(connection, self._schema(generation), self._own)
             for table in await self._tables(connection, generation):
                 await connection.execute(_sql("ANALYZE {}", table))
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, LiteralString
 
 import psycopg
 from psycopg import AsyncConnection, sql
@@ -39,6 +39,7 @@ LOCK_PAUSE_S: Final = 0.5
 TURN_WAIT_S: Final = 600.0
 TURN_PAUSE_S: Final = 0.1
 INDEX_WAIT_MS: Final = 600_000
+SORT_MEMORY: Final = "128MB"
 
 _SEEN: Final = """
 SELECT FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = relnamespace JOIN pg_roles AS r ON r.rolname = %s
@@ -77,6 +78,8 @@ async def migrate(connection: Connection, tenant: str, generation: str, tables: 
             # What is new is there whole or not at all; what is in use gets its locks for one step at a time.
             for versions in [missing] if done == 0 else [[version] for version in missing]:
                 await _patiently(connection, schema, partial(_apply, connection, tenant, generation, tables, versions))
+            if done == 0 and not _is_read(generation):
+                await _drop_keys(connection, tables)
             for name, statement in _indexes(tables):
                 await _index(connection, schema, name, statement, is_new=done == 0)
     except psycopg.errors.InsufficientPrivilege as err:
@@ -149,6 +152,32 @@ async def _apply(connection: Connection, tenant: str, generation: str, tables: T
             await connection.execute(migration.backfill)
         await connection.execute("INSERT INTO migrations (version) VALUES (%s)", [version])
         await become(connection, tenant, OWNER)
+
+
+async def _drop_keys(connection: Connection, tables: Tables) -> None:
+    """Sorting all rows once at the end costs less than finding each one's place."""
+    for table in tables.appended:
+        await connection.execute(_sql("ALTER TABLE {} DROP CONSTRAINT {}", table, f"{table}_pkey"))
+
+
+async def add_keys(connection: Connection, schema: str, tables: Tables) -> None:
+    """Give a generation that is about to go live the keys that it was filled without."""
+    await connection.execute("SET statement_timeout = 0")
+    await connection.execute(f"SET maintenance_work_mem = '{SORT_MEMORY}'")
+    try:
+        for table, columns in tables.appended.items():
+            cursor = await connection.execute(_VALID, [schema, [f"{table}_pkey"]])
+            if await cursor.fetchone() == (0,):
+                statement = _sql("ALTER TABLE {}.{} ADD CONSTRAINT {} PRIMARY KEY ", schema, table, f"{table}_pkey")
+                await connection.execute(
+                    statement + sql.SQL("({})").format(sql.SQL(", ").join(map(sql.Identifier, columns.split(", "))))
+                )
+    finally:
+        await connection.execute("RESET maintenance_work_mem; RESET statement_timeout")
+
+
+def _sql(text: LiteralString, *names: str) -> sql.Composed:
+    return sql.SQL(text).format(*(sql.Identifier(name) for name in names))
 
 
 async def _index(connection: Connection, schema: str, name: str, statement: str, *, is_new: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import psycopg
@@ -13,6 +13,7 @@ from adapters.postgres_roles import OWNER, WRITER, become, unguarded
 from adapters.postgres_schema import READ_MODELS, schema_of
 from bus.envelope import Recorded
 from bus.follower import Position, StreamIdentity
+from bus.gist import gist_of
 from projections import read_models
 from projections.errors import Fenced, Inconsistent, ProjectionError
 from projections.generations import LIVE
@@ -27,6 +28,8 @@ class ReadModelFollower:
 
     name = read_models.NAME
     tables = READ_MODELS
+    #: What a rebuild has decoded while the store works.
+    look_at: Callable[[Recorded], object] = staticmethod(gist_of)
 
     def __init__(self, settings: postgres.PostgresSettings, generation: str = LIVE) -> None:
         self._settings = settings

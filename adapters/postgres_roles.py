@@ -26,8 +26,10 @@ OWNER: Final = "owner"
 READERS_MAX: Final = 40
 
 _UNGUARDED: Final = """
-SELECT relname FROM pg_class JOIN pg_namespace AS n ON n.oid = relnamespace
-WHERE nspname = %s AND relkind IN ('r', 'p') AND NOT (relrowsecurity AND relforcerowsecurity) ORDER BY relname
+SELECT relname FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = relnamespace
+WHERE nspname = %s AND relkind IN ('r', 'p') AND NOT (relrowsecurity AND relforcerowsecurity AND 2 =
+    (SELECT count(*) FROM pg_policy WHERE polrelid = c.oid AND polname IN ('tally_reader', 'tally_writer')))
+ORDER BY relname
 """
 _VIEWS: Final = """
 SELECT relname FROM pg_class JOIN pg_namespace AS n ON n.oid = relnamespace

@@ -18,9 +18,13 @@ class _Table(NamedTuple):
     name: str
     columns: dict[str, str]
     written: tuple[str, ...] = ()
+    #: Whether every value is there and needs no quotes.
+    is_plain: bool = False
 
     def copy(self) -> str:
         """For a table without row-level security, the faster way."""
+        if self.is_plain:
+            return f"COPY {self.name} ({', '.join(self.columns)}) FROM STDIN"
         force = "".join(f", FORCE_NOT_NULL ({name})" for name in self.written if name != "divisions")
         return f"COPY {self.name} ({', '.join(self.columns)}) FROM STDIN (FORMAT csv{force})"
 
@@ -81,11 +85,15 @@ _STEPS: Final = _Table(
         "elapsed_ms": "bigint",
         "reached_at": "timestamptz",
     },
+    is_plain=True,
 )
-_BADGES: Final = _Table("badges", {"player": "text", "quest": "text", "badge": "text", "awarded_at": "timestamptz"})
+_BADGES: Final = _Table(
+    "badges", {"player": "text", "quest": "text", "badge": "text", "awarded_at": "timestamptz"}, is_plain=True
+)
 _XP_AWARDS: Final = _Table(
     "xp_awards",
     {"player": "text", "quest": "text", "awarded_at": "timestamptz", "amount": "bigint", "total": "bigint"},
+    is_plain=True,
 )
 _POSTINGS: Final = _Table(
     "postings",
@@ -174,10 +182,15 @@ async def write(cursor: Any, writes: Writes, *, is_guarded: bool) -> None:
 
 
 async def _copy(cursor: Any, table: _Table, rows: Collection[Sequence[Any]]) -> None:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    if table.is_plain:
+        line = "\t".join(["%s"] * len(table.columns)) + "\n"
+        text = "".join(map(line.__mod__, rows))
+    else:
+        lines = io.StringIO()
+        csv.writer(lines, lineterminator="\n").writerows(rows)
+        text = lines.getvalue()
     async with cursor.copy(_COPIES[table.name]) as copy:
-        await copy.write(text.getvalue())
+        await copy.write(text)
 
 
 async def _insert(cursor: Any, table: _Table, rows: Collection[Sequence[Any]]) -> None:

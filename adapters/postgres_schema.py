@@ -230,9 +230,21 @@ class Tables(NamedTuple):
     name: str
     version: int
     migrations: tuple[Migration, ...]
+    #: Tables to which rows are only added, and their keys: a generation in the making gets these keys at its end.
+    appended: Mapping[str, str] = {}
 
 
-READ_MODELS: Final = Tables(read_models.NAME, read_models.VERSION, MIGRATIONS)
+READ_MODELS: Final = Tables(
+    read_models.NAME,
+    read_models.VERSION,
+    MIGRATIONS,
+    {
+        "attempt_steps": "player, quest, attempt, step",
+        "badges": "player, quest, badge",
+        "postings": "account, stream_seq",
+        "xp_awards": "player, quest",
+    },
+)
 #: The first migration of any other projection.
 POSITION: Final = """
 CREATE TABLE position (

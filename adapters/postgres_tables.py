@@ -33,6 +33,8 @@ def tables_of(projection: TableProjection) -> Tables:
 class TablesFollower(ReadModelFollower):
     """Feeds such a projection of one tenant."""
 
+    look_at = staticmethod(lambda record: record.event)
+
     def __init__(self, projection: TableProjection, settings: PostgresSettings, generation: str = LIVE) -> None:
         super().__init__(settings, generation)
         self.name = projection.NAME

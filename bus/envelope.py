@@ -100,13 +100,14 @@ CHAIN: Final = Chain(UPCASTERS, {*EVENTS, COMMANDS_DECIDED, *(stored for stored,
 class Recorded:
     """One event of the stream: its sequence, its bytes, and what they say once somebody asks."""
 
-    __slots__ = ("_data", "_event", "body", "stream_seq")
+    __slots__ = ("_data", "_event", "body", "gist", "stream_seq")
 
     def __init__(self, stream_seq: int, body: bytes) -> None:
         self.stream_seq = stream_seq
         self.body = body
         self._event: EventEnvelope | None = None
         self._data: Any = None
+        self.gist: Any = None  # kept here by `bus.gist`
 
     @property
     def event(self) -> EventEnvelope:

@@ -12,7 +12,8 @@ from typing import Any, Final
 
 import msgspec
 
-from bus.envelope import COMMANDS_DECIDED, Recorded
+from bus.envelope import Recorded
+from bus.gist import KINDS, gist_of
 from domain import player, quest, token
 from projections.errors import UnknownEvent
 
@@ -67,7 +68,8 @@ class Writes(msgspec.Struct):
     quest_days: dict[tuple[str, str], list[int]] = {}
 
 
-Handler = Callable[[Writes, Recorded, str, Any], None]
+#: Gets the writes, the sequence, the time, the owner and the domain event.
+Handler = Callable[[Writes, int, str, str, Any], None]
 
 # Columns of the rows that later events of the same batch change.
 _XP, _LEVEL = 4, 5
@@ -82,12 +84,12 @@ def project(records: Sequence[Recorded]) -> Writes:
     """What the records add and change; raises `UnknownEvent` for a type that nobody here knows."""
     writes = Writes()
     for record in records:
-        event = record.event
-        handle = _HANDLERS.get(event.type)
+        gist = gist_of(record)
+        handle = _HANDLERS.get(type(gist))
         if handle is not None:
-            handle(writes, record, event.subject.partition("/")[2], record.data)
-        elif event.type != COMMANDS_DECIDED:
-            raise UnknownEvent(NAME, record.stream_seq, event.type)
+            handle(writes, record.stream_seq, gist.time, gist.subject.partition("/")[2], gist.data)
+        elif gist is None:
+            raise UnknownEvent(NAME, record.stream_seq, record.event.type)
     return writes
 
 
@@ -97,52 +99,52 @@ def whole_movements(records: Sequence[Recorded]) -> int:
     return total - 1 if total and records[-1].event.type == token.TOKENS_SENT else total
 
 
-def _player_registered(writes: Writes, record: Recorded, owner: str, data: player.PlayerRegistered) -> None:
-    writes.players[owner] = [owner, data.region, data.cohort, record.event.time, 0, 1]
-    _day(writes, record)[REGISTERED] += 1
+def _player_registered(writes: Writes, _: int, time: str, owner: str, data: player.PlayerRegistered) -> None:
+    writes.players[owner] = [owner, data.region, data.cohort, time, 0, 1]
+    _day(writes, time)[REGISTERED] += 1
 
 
-def _quest_accepted(writes: Writes, record: Recorded, owner: str, data: player.QuestAccepted) -> None:
+def _quest_accepted(writes: Writes, _: int, time: str, owner: str, data: player.QuestAccepted) -> None:
     divisions = array(data.divisions)
-    row: list[Nullable] = [owner, data.quest, data.attempt, divisions, "accepted", record.event.time, None, None]
+    row: list[Nullable] = [owner, data.quest, data.attempt, divisions, "accepted", time, None, None]
     writes.attempts[owner, data.quest, data.attempt] = row
     _quest(writes, data.quest).accepted += 1
-    _quest_day(writes, record, data.quest)[ACCEPTED] += 1
+    _quest_day(writes, time, data.quest)[ACCEPTED] += 1
 
 
-def _step_reached(writes: Writes, record: Recorded, owner: str, data: player.StepReached) -> None:
+def _step_reached(writes: Writes, _: int, time: str, owner: str, data: player.StepReached) -> None:
     quest_id = data.quest
-    writes.steps.append((owner, quest_id, data.attempt, data.step, data.elapsed_ms, record.event.time))
+    writes.steps.append((owner, quest_id, data.attempt, data.step, data.elapsed_ms, time))
     counted = writes.steps_reached
     key = (quest_id, data.step)
     counted[key] = counted.get(key, 0) + 1
-    _quest_day(writes, record, quest_id)[STEPS] += 1
+    _quest_day(writes, time, quest_id)[STEPS] += 1
 
 
-def _quest_completed(writes: Writes, record: Recorded, owner: str, data: player.QuestCompleted) -> None:
-    change = AttemptChange("completed", record.event.time, data.elapsed_ms)
+def _quest_completed(writes: Writes, _: int, time: str, owner: str, data: player.QuestCompleted) -> None:
+    change = AttemptChange("completed", time, data.elapsed_ms)
     _attempt(writes, (owner, data.quest, data.attempt), change)
     statistics = _quest(writes, data.quest)
     statistics.completed += 1
-    _quest_day(writes, record, data.quest)[COMPLETED] += 1
+    _quest_day(writes, time, data.quest)[COMPLETED] += 1
     if statistics.best_ms is None or data.elapsed_ms < statistics.best_ms:
         statistics.best_ms = data.elapsed_ms
 
 
-def _quest_abandoned(writes: Writes, record: Recorded, owner: str, data: player.QuestAbandoned) -> None:
-    _attempt(writes, (owner, data.quest, data.attempt), AttemptChange("abandoned", record.event.time))
+def _quest_abandoned(writes: Writes, _: int, time: str, owner: str, data: player.QuestAbandoned) -> None:
+    _attempt(writes, (owner, data.quest, data.attempt), AttemptChange("abandoned", time))
     _quest(writes, data.quest).abandoned += 1
-    _quest_day(writes, record, data.quest)[ABANDONED] += 1
+    _quest_day(writes, time, data.quest)[ABANDONED] += 1
 
 
-def _attempt_expired(writes: Writes, record: Recorded, owner: str, data: player.AttemptExpired) -> None:
-    _attempt(writes, (owner, data.quest, data.attempt), AttemptChange("expired", record.event.time))
+def _attempt_expired(writes: Writes, _: int, time: str, owner: str, data: player.AttemptExpired) -> None:
+    _attempt(writes, (owner, data.quest, data.attempt), AttemptChange("expired", time))
     _quest(writes, data.quest).expired += 1
-    _quest_day(writes, record, data.quest)[EXPIRED] += 1
+    _quest_day(writes, time, data.quest)[EXPIRED] += 1
 
 
-def _xp_awarded(writes: Writes, record: Recorded, owner: str, data: player.XpAwarded) -> None:
-    writes.xp_awards.append((owner, data.quest, record.event.time, data.amount, data.total))
+def _xp_awarded(writes: Writes, _: int, time: str, owner: str, data: player.XpAwarded) -> None:
+    writes.xp_awards.append((owner, data.quest, time, data.amount, data.total))
     row = writes.players.get(owner)
     if row is None:
         writes.players_changed[owner] = (data.total, data.level)
@@ -150,49 +152,49 @@ def _xp_awarded(writes: Writes, record: Recorded, owner: str, data: player.XpAwa
         row[_XP], row[_LEVEL] = data.total, data.level
 
 
-def _badge_awarded(writes: Writes, record: Recorded, owner: str, data: player.BadgeAwarded) -> None:
-    writes.badges.append((owner, data.quest, data.badge, record.event.time))
-    _quest_day(writes, record, data.quest)[BADGES] += 1
+def _badge_awarded(writes: Writes, _: int, time: str, owner: str, data: player.BadgeAwarded) -> None:
+    writes.badges.append((owner, data.quest, data.badge, time))
+    _quest_day(writes, time, data.quest)[BADGES] += 1
 
 
-def _tokens_minted(writes: Writes, record: Recorded, owner: str, data: token.TokensMinted) -> None:
-    _post(writes, record, owner, TREASURY, data.amount)
+def _tokens_minted(writes: Writes, seq: int, time: str, owner: str, data: token.TokensMinted) -> None:
+    _post(writes, seq, time, data, owner, TREASURY, data.amount)
     writes.treasury -= data.amount
-    _day(writes, record)[MINTED] += data.amount
-    writes.postings.append(_treasury_row(record, owner, -data.amount, data.reason))
+    _day(writes, time)[MINTED] += data.amount
+    writes.postings.append(_treasury_row(seq, time, owner, -data.amount, data.reason))
 
 
-def _tokens_spent(writes: Writes, record: Recorded, owner: str, data: token.TokensSpent) -> None:
-    _post(writes, record, owner, TREASURY, -data.amount)
+def _tokens_spent(writes: Writes, seq: int, time: str, owner: str, data: token.TokensSpent) -> None:
+    _post(writes, seq, time, data, owner, TREASURY, -data.amount)
     writes.treasury += data.amount
-    _day(writes, record)[SPENT] += data.amount
-    writes.postings.append(_treasury_row(record, owner, data.amount, data.reason))
+    _day(writes, time)[SPENT] += data.amount
+    writes.postings.append(_treasury_row(seq, time, owner, data.amount, data.reason))
 
 
-def _tokens_sent(writes: Writes, record: Recorded, owner: str, data: token.TokensSent) -> None:
-    _post(writes, record, owner, data.recipient, -data.amount)
-    _day(writes, record)[SENT] += data.amount
+def _tokens_sent(writes: Writes, seq: int, time: str, owner: str, data: token.TokensSent) -> None:
+    _post(writes, seq, time, data, owner, data.recipient, -data.amount)
+    _day(writes, time)[SENT] += data.amount
 
 
-def _tokens_received(writes: Writes, record: Recorded, owner: str, data: token.TokensReceived) -> None:
-    _post(writes, record, owner, data.sender, data.amount)
+def _tokens_received(writes: Writes, seq: int, time: str, owner: str, data: token.TokensReceived) -> None:
+    _post(writes, seq, time, data, owner, data.sender, data.amount)
 
 
-def _quest_published(writes: Writes, record: Recorded, owner: str, data: quest.QuestPublished) -> None:
+def _quest_published(writes: Writes, _: int, time: str, owner: str, data: quest.QuestPublished) -> None:
     window = (data.opens_at, data.closes_at)
-    writes.quests.append((owner, data.title, record.event.time, *window, array(data.divisions), data.supply))
+    writes.quests.append((owner, data.title, time, *window, array(data.divisions), data.supply))
     writes.quest_steps += [(owner, step.id, at, step.xp) for at, step in enumerate(data.steps, 1)]
 
 
-def _quest_retired(writes: Writes, record: Recorded, owner: str, _: quest.QuestRetired) -> None:
-    _quest(writes, owner).retired_at = record.event.time
+def _quest_retired(writes: Writes, _: int, time: str, owner: str, __: quest.QuestRetired) -> None:
+    _quest(writes, owner).retired_at = time
 
 
-def _quest_closed(writes: Writes, record: Recorded, owner: str, _: quest.QuestClosed) -> None:
-    _quest(writes, owner).closed_at = record.event.time
+def _quest_closed(writes: Writes, _: int, time: str, owner: str, __: quest.QuestClosed) -> None:
+    _quest(writes, owner).closed_at = time
 
 
-def _supply_taken(writes: Writes, _: Recorded, owner: str, data: quest.SupplyTaken) -> None:
+def _supply_taken(writes: Writes, _: int, __: str, owner: str, data: quest.SupplyTaken) -> None:
     _quest(writes, owner).taken = data.taken
 
 
@@ -211,30 +213,29 @@ def _attempt(writes: Writes, key: AttemptKey, change: AttemptChange) -> None:
         row[_STATUS], row[_FINISHED_AT], row[_ELAPSED_MS] = change.status, change.finished_at, change.elapsed_ms
 
 
-def _day(writes: Writes, record: Recorded) -> list[int]:
-    day = record.event.time[:_DAY]
+def _day(writes: Writes, time: str) -> list[int]:
+    day = time[:_DAY]
     counts = writes.days.get(day)
     if counts is None:
         counts = writes.days[day] = [0] * 4
     return counts
 
 
-def _quest_day(writes: Writes, record: Recorded, quest_id: str) -> list[int]:
-    key = (quest_id, record.event.time[:_DAY])
+def _quest_day(writes: Writes, time: str, quest_id: str) -> list[int]:
+    key = (quest_id, time[:_DAY])
     counts = writes.quest_days.get(key)
     if counts is None:
         counts = writes.quest_days[key] = [0] * 6
     return counts
 
 
-def _post(writes: Writes, record: Recorded, owner: str, other: str, amount: int) -> None:
-    data = record.data
+def _post(writes: Writes, seq: int, time: str, data: token.TokenEvent, owner: str, other: str, amount: int) -> None:
     writes.balances[owner] = data.balance
-    writes.postings.append((owner, record.stream_seq, other, amount, data.balance, data.reason, record.event.time))
+    writes.postings.append((owner, seq, other, amount, data.balance, data.reason, time))
 
 
-def _treasury_row(record: Recorded, other: str, amount: int, reason: str) -> tuple[Nullable, ...]:
-    return (TREASURY, record.stream_seq, other, amount, None, reason, record.event.time)
+def _treasury_row(seq: int, time: str, other: str, amount: int, reason: str) -> tuple[Nullable, ...]:
+    return (TREASURY, seq, other, amount, None, reason, time)
 
 
 def array(values: Iterable[Nullable]) -> str:
@@ -242,7 +243,7 @@ def array(values: Iterable[Nullable]) -> str:
     return "{" + ",".join(["NULL" if v is None else f'"{v}"' if type(v) is str else str(v) for v in values]) + "}"
 
 
-_HANDLERS: Final[Mapping[str, Handler]] = {
+_BY_NAME: Final[Mapping[str, Handler]] = {
     player.PLAYER_REGISTERED: _player_registered,
     player.QUEST_ACCEPTED: _quest_accepted,
     player.STEP_REACHED: _step_reached,
@@ -260,3 +261,4 @@ _HANDLERS: Final[Mapping[str, Handler]] = {
     quest.QUEST_CLOSED: _quest_closed,
     quest.SUPPLY_TAKEN: _supply_taken,
 }
+_HANDLERS: Final[Mapping[type[Any], Handler]] = {KINDS[name]: handle for name, handle in _BY_NAME.items()}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg import sql
 from sinks import ReadModels
 from stories import fold, random_story
 from test_read_models import by_hand, write
@@ -17,7 +18,7 @@ from adapters import postgres, postgres_migrations
 from adapters.postgres_generations import ReadModelGenerations
 from adapters.postgres_queries import player_page, sums
 from adapters.postgres_readmodels import ReadModelFollower
-from adapters.postgres_roles import OWNER
+from adapters.postgres_roles import OWNER, READER, WRITER, role_of
 from adapters.postgres_schema import MIGRATIONS, READ_MODELS, Migration, Tables, schema_of
 from bus.envelope import Recorded
 from bus.follower import StreamIdentity
@@ -189,6 +190,27 @@ def test_an_index_that_was_interrupted_is_made_again(settings, tenant):
 
         valid = "SELECT FROM pg_index WHERE indexrelid = to_regclass('postings_at') AND indisvalid"
         assert by_hand(settings, tenant, valid) == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_database_that_was_restored_without_its_roles_gets_them_again(settings, tenant):
+    async def scenario():
+        story = random_story(tenant, seed=73, events=60)
+        await write(settings, story, upto=40)
+        by_hand(settings, tenant, "DROP POLICY tally_reader ON players; DROP POLICY tally_writer ON players")
+        with psycopg.connect(settings.postgres_dsn, autocommit=True) as connection:
+            for kind in (READER, WRITER):
+                role = sql.Identifier(role_of(connection.info.dbname, tenant, kind))
+                connection.execute(sql.SQL("DROP OWNED BY {0}; DROP ROLE {0}").format(role))
+
+        with pytest.raises(SinkUnavailable, match="tally up"):
+            await sums(settings, tenant)
+        await write(settings, story)
+
+        wanted = fold([record.body for record in story.records])
+        assert await ReadModels.found(settings, tenant, wanted) == ReadModels.wanted(wanted)
+        assert (await sums(settings, tenant)).stream_seq == len(story.records)
 
     asyncio.run(scenario())
 

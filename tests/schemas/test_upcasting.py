@@ -10,6 +10,7 @@ from bus import envelope
 from bus.envelope import CHAIN, Recorded, decode_command, encode_event
 from bus.errors import BusError, Malformed, WireError
 from bus.examples import records
+from bus.gist import KINDS, gist_of
 from bus.timetravel import Past
 from bus.upcasting import UPCASTERS, BrokenChain, Chain, Upcaster, split_name
 from domain.catalogue import Key
@@ -42,6 +43,15 @@ def old_event(kind="coins-minted/1", data=b'{"coins":5,"sum":12}'):
     minted = next(record for record in records() if record.event.type == "tokens-minted/1").event
     urn = f"urn:tallyroot:schema:{kind.replace('/', ':')}"
     return encode_event(msgspec.structs.replace(minted, type=kind, dataschema=urn, data=msgspec.Raw(data)))
+
+
+def test_the_gist_of_an_old_event_is_that_of_the_current_version(chain):
+    record = Recorded(7, old_event())
+
+    gist = gist_of(record)
+
+    assert type(gist) is KINDS["tokens-minted/1"]
+    assert (gist.subject, gist.data) == (record.event.subject, record.data)
 
 
 def test_a_chain_leads_from_every_old_version_to_the_current_one():
