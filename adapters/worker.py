@@ -20,6 +20,7 @@ from adapters.jetstream.dead_letters import JetStreamDeadLetters
 from adapters.jetstream.membership import BEAT_S, Membership
 from adapters.jetstream.snapshots import JetStreamSnapshots, SharedTail
 from adapters.jetstream.store import JetStreamCommands, JetStreamEventStore, JetStreamOutbox
+from adapters.jetstream.strays import answer_strays
 from bus.errors import BusError, WrongStream
 from bus.partition import ForeignLocks, Partition
 from bus.restoring import Restorer
@@ -218,18 +219,19 @@ class Worker:
         return self._new_id.next().decode()
 
     async def _purge(self, client: Client) -> None:
-        """Remove from the command streams what is decided, every second."""
+        """Remove from the command streams what is decided, and what no partition can decide, every second."""
         while not self._has_left:
             await asyncio.sleep(BEAT_S)
-            for (tenant, number), (partition, _) in list(self._running.items()):
-                seq = partition.decided_seq
-                if seq > self._purged.get((tenant, number), 0):
-                    try:
+            try:
+                for (tenant, number), (partition, _) in list(self._running.items()):
+                    seq = partition.decided_seq
+                    if seq > self._purged.get((tenant, number), 0):
                         await JetStreamCommands(client, tenant).purge(number, seq)
-                    except EXPECTED as err:
-                        log.warning("worker %s: %s", self.worker_id, err)
-                        break
-                    self._purged[tenant, number] = seq
+                        self._purged[tenant, number] = seq
+                    if number == 0:
+                        await answer_strays(client, tenant, now_ms())
+            except EXPECTED as err:
+                log.warning("worker %s: %s", self.worker_id, err)
 
     async def _hand_over(self, membership: Membership) -> None:
         """End every partition; each is free for the others as soon as it has come to its end."""

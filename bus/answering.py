@@ -39,7 +39,7 @@ async def outcomes_of(
                 assert_never(answer)
 
     return [
-        (_reply_subject(tenant, delivery, answer.command_id), body_of(answer))
+        (reply_subject(tenant, delivery, answer.command_id), body_of(answer))
         for delivery, answer in zip(deliveries, batch.answers, strict=True)
     ]
 
@@ -59,7 +59,8 @@ async def _events_of(store: EventStore, repeated: Sequence[Repeated]) -> dict[in
     return found
 
 
-def _reply_subject(tenant: str, delivery: Delivery, command_id: str) -> str:
+def reply_subject(tenant: str, delivery: Delivery, command_id: str) -> str:
+    """Where a command's outcome goes: to whom it names, if that is allowed, else to the command's own subject."""
     reply_to = delivery.reply_to
     if reply_to is not None and subjects.is_reply_allowed(tenant, reply_to):
         return reply_to

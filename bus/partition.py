@@ -179,7 +179,8 @@ class Partition:
 
     async def prepare(self, deliveries: list[Delivery]) -> list[Task | RefusedAnswer]:
         """Read deliveries and make live whom they need."""
-        tasks = [read(self.tenant, delivery) for delivery in deliveries]
+        now_ms = self._now_ms()
+        tasks = [read(self.tenant, delivery, now_ms) for delivery in deliveries]
         await self._poison.check(deliveries, tasks)
         await self._load(tasks)
         return tasks

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from bus import subjects
 from bus.batch import RefusedAnswer
@@ -10,6 +10,10 @@ from bus.envelope import CommandRequest, command_id_of, decode_command
 from bus.errors import Malformed
 from bus.ports import Delivery
 from domain.catalogue import Plan, plan
+from domain.values import to_time
+
+#: Clocks may differ by so much.
+AHEAD_MAX_MS: Final = 10 * 60 * 1000
 
 
 class Task(NamedTuple):
@@ -23,18 +27,26 @@ class Task(NamedTuple):
     owner_ids: frozenset[str]
 
 
-def read(tenant: str, delivery: Delivery) -> Task | RefusedAnswer:
+def read(tenant: str, delivery: Delivery, now_ms: int) -> Task | RefusedAnswer:
     """What a delivery asks for, or the refusal of what cannot be read."""
     address = subjects.split_command(delivery.subject)
     subject = f"{address[0]}/{address[1]}"
     try:
         _require_reply_allowed(tenant, delivery.reply_to)
         request = decode_command(tenant, delivery.stream_seq, address, delivery.body)
+        _require_come(request, now_ms)
     except Malformed as refusal:
         command_id = command_id_of(delivery.body, delivery.stream_seq)
         return RefusedAnswer(command_id, subject, refusal.code, refusal.message)
     needed = plan(request.target, request.command)
     return Task(request, subject, needed, frozenset([key.id for keys in needed for key in keys]))
+
+
+def _require_come(request: CommandRequest, now_ms: int) -> None:
+    """What happened may be reported late, by years; nobody can know what will have happened."""
+    if request.at_ms > now_ms + AHEAD_MAX_MS:
+        code = "time-ahead"
+        raise Malformed(code, f"time is {request.time}, here it is {to_time(now_ms)}: set the sender's clock")
 
 
 def _require_reply_allowed(tenant: str, reply_to: str | None) -> None:
