@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import os
 from pathlib import Path
@@ -12,13 +11,14 @@ from typing import Any
 from adapters.errors import TallyError
 from adapters.json_option import add_json
 from adapters.key_rotation import Place, destroy, retire, rotate
-from adapters.key_services import key_opener, passphrase_source
+from adapters.key_services import opener_with, passphrase_source
 from adapters.published_log import keys_dir_of, log_dir_of, log_tenant
 from adapters.settings import Settings
 from bus.subjects import require_token
 from ledger.keyfolder import ENCRYPTED, LOG_KEY, POLICY, ROLES, KeyStanding, list_keys
 from ledger.keyring import ORIGIN_PREFIX, generate_keys
 from ledger.keys import decrypt_file, encrypt_file
+from ledger.passphrase import is_configured
 
 HELP = "make, list, encrypt and rotate the keys that sign a tenant's log"
 ACTIONS = "generate|list|rotate|retire|encrypt|decrypt"
@@ -29,13 +29,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "examples:\n"
         "  tally keys generate --tenant boston --origin log.example.org/boston --encrypt\n"
+        "  tally keys generate --tenant boston --at 'log-ed25519=pkcs11:token=tally;object=log'\n"
         "  tally keys list --tenant boston --json\n"
         "  tally keys rotate --tenant boston                     # a second log-ed25519 signs beside the first\n"
         "  tally keys retire log-ed25519 --tenant boston --destroy\n"
         "  TALLY_KEYS_PASSPHRASE_FILE=boston.pass tally keys encrypt --tenant boston\n"
         "\n"
         "a passphrase comes from the file that TALLY_KEYS_PASSPHRASE_FILE names, from TALLY_KEYS_PASSPHRASE, or\n"
-        "is typed; the signer never asks, so give it one of the two."
+        "is typed; the signer never asks, so give it one of the two. A REFERENCE says where a key is: env:VARIABLE,\n"
+        "file:PATH, pkcs11:URI (RFC 7512), exec:COMMAND (docs/formats.md), or the scheme of an installed package."
     )
     actions = parser.add_subparsers(dest="action", required=True, metavar=ACTIONS)
     generate = actions.add_parser("generate", help="make a set; keys that are there are never replaced")
@@ -45,6 +47,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help=f"the log's name for ever, a URL without scheme (default: {ORIGIN_PREFIX}/TENANT)",
     )
     generate.add_argument("--encrypt", action="store_true", help="put the private keys under a passphrase")
+    generate.add_argument(
+        "--at", action="append", default=[], metavar="ROLE=REFERENCE", help="a key that is elsewhere; may be repeated"
+    )
     actions.add_parser("list", help="roles, IDs, ranges, where each private key is; and the policy for auditors")
     rotate = actions.add_parser("rotate", help="add the next key of a role; the signer turns to it without a restart")
     rotate.add_argument(
@@ -69,7 +74,8 @@ def run(args: argparse.Namespace) -> int:
         if not args.tenant:
             raise TallyError("keys of which tenant? name it with --tenant NAME")
         tenant = require_token("the tenant", args.tenant)
-        _generate(keys_dir_of(settings, tenant), args.origin or f"{ORIGIN_PREFIX}/{tenant}", is_encrypted=args.encrypt)
+        origin = args.origin or f"{ORIGIN_PREFIX}/{tenant}"
+        _generate(keys_dir_of(settings, tenant), origin, args.at, is_encrypted=args.encrypt)
     else:
         tenant = log_tenant(settings, args.tenant)
     folder = keys_dir_of(settings, tenant)
@@ -82,11 +88,11 @@ def run(args: argparse.Namespace) -> int:
     return _show(tenant, folder, is_json=args.json)
 
 
-def _generate(folder: Path, origin: str, *, is_encrypted: bool) -> None:
-    opener = key_opener(os.environ)
-    if is_encrypted:
-        opener = dataclasses.replace(opener, passphrase=passphrase_source(os.environ, is_new=True), encrypts=True)
-    generate_keys(folder, origin, opener=opener)
+def _generate(folder: Path, origin: str, places: list[str], *, is_encrypted: bool) -> None:
+    passphrase = passphrase_source(os.environ, is_new=is_encrypted)
+    opener = opener_with(os.environ, passphrase, encrypts=is_encrypted or is_configured(os.environ))
+    named = dict(place.partition("=")[::2] for place in places)
+    generate_keys(folder, origin, opener=opener, references=named)
 
 
 def _turn(args: argparse.Namespace, settings: Settings, tenant: str) -> int:
@@ -97,10 +103,10 @@ def _turn(args: argparse.Namespace, settings: Settings, tenant: str) -> int:
         log_dir=log_dir_of(settings, tenant),
         wait_s=args.wait,
     )
-    opener = dataclasses.replace(key_opener(os.environ), passphrase=passphrase_source(os.environ))
+    encrypts = any(one.kept == ENCRYPTED for one in list_keys(place.folder))
+    opener = opener_with(os.environ, passphrase_source(os.environ), encrypts=encrypts)
     if args.action == "rotate":
-        encrypts = any(one.kept == ENCRYPTED for one in list_keys(place.folder))
-        turned = rotate(place, args.role, dataclasses.replace(opener, encrypts=encrypts), args.at)
+        turned = rotate(place, args.role, opener, args.at)
         line = f"{turned.name} signs every size from {turned.leaf_index + 1} on, beside the others"
     else:
         turned = retire(place, args.name, opener)

@@ -1,6 +1,7 @@
 """Keys are rotated under one origin: the log tells of it, the signer obeys, and only when it is approved."""
 
 import json
+from pathlib import Path
 
 import pytest
 from log_samples import DAY_MS
@@ -244,6 +245,13 @@ def test_the_name_of_a_key_is_found_by_its_public_half(rotating):
 
     assert name_of(rotating.keyring.folder, key) == "log-ed25519-2"
     assert name_of(rotating.keyring.folder, new_key(ORIGIN, ED25519)[0]) is None
+
+
+def test_the_example_of_the_formats_page_is_that_of_the_story():
+    page = (Path(__file__).parents[2] / "docs" / "formats.md").read_text()
+    shown = page.split("```key-added\n")[1].split("\n```")[0].replace("\n", "")
+
+    assert f'"data":{shown}}}'.encode() in b"".join(record.body for record in records())
 
 
 def test_the_example_of_the_documents_is_approved():

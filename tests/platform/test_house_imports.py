@@ -30,6 +30,7 @@ CLIENT_PLACES: dict[str, tuple[str, ...]] = {
     "pyarrow": ("adapters/iceberg", "adapters/lake", "benchmarks/"),
     "boto3": ("adapters/worm.py",),
     "botocore": ("adapters/worm.py",),
+    "pkcs11": ("adapters/key_pkcs11.py",),
     "eventsourcing": ("adapters/eventsourcing", "benchmarks/"),
 }
 # Where a connection is made; its errors and types may be named wherever the client may.
