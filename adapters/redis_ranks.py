@@ -12,7 +12,7 @@ import redis.asyncio as redis
 from redis.exceptions import RedisError
 
 from adapters.redis_keys import Keys, RedisSettings, connect, live_keys, stored_of, unavailable
-from adapters.redis_scripts import FRIENDS, LINES, Script
+from adapters.redis_scripts import FRIENDS, LINES, WHOLE, Script
 from bus.follower import Position
 from projections.boards import (
     Board,
@@ -86,6 +86,7 @@ class Boards:
         self._generation = generation
         self._lines = Script(self._client, LINES)
         self._friends = Script(self._client, FRIENDS)
+        self._whole = Script(self._client, WHOLE)
 
     async def __aenter__(self) -> Self:
         return self
@@ -182,18 +183,15 @@ class Boards:
         """Players and scores of whole boards, and the position at which all of them stand."""
         try:
             keys = await self._keys()
-            async with self._client.pipeline(transaction=True) as transaction:
-                transaction.hget(keys.position, "stream_seq")
-                for board in boards:
-                    transaction.zrange(keys.board(board.name), 0, -1, withscores=True)
-                stream_seq, *found = await transaction.execute()
+            stream_seq, *found = await self._whole((keys.position, *(keys.board(board.name) for board in boards)), ())
         except RedisError as err:
             raise unavailable(err) from err
-        lines = [
-            [(player_of(member), _score(board, score)) for member, score in of]
-            for board, of in zip(boards, found, strict=True)
-        ]
-        return int(stream_seq or 0), lines
+        lines = []
+        for board, text in zip(boards, found, strict=True):
+            words = text.split()
+            pairs = zip(words[::2], words[1::2], strict=True)
+            lines.append([(player_of(member), _score(board, score)) for member, score in pairs])
+        return int(stream_seq), lines
 
     async def sums(self, quests: Iterable[str]) -> BoardSums | None:
         """All XP and the finishers of these quests, None when the position moved meanwhile."""
@@ -257,7 +255,7 @@ def _standings(board: Board, found: Any) -> list[Standing]:
     return lines
 
 
-def _score(board: Board, stored: str | float) -> int:
+def _score(board: Board, stored: str) -> int:
     return -int(stored) if board.is_descending else int(stored)
 
 

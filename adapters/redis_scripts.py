@@ -185,6 +185,14 @@ end
 return {redis.call('ZCARD', KEYS[2]), found}
 """
 
+# KEYS: position, boards. Returns the position's sequence and each board as one text of members and scores: a client
+# takes a text apart a hundred times faster than so many answers.
+WHOLE: Final = """
+local found = {redis.call('HGET', KEYS[1], 'stream_seq') or '0'}
+for i = 2, #KEYS do found[i] = table.concat(redis.call('ZRANGE', KEYS[i], 0, -1, 'WITHSCORES'), ' ') end
+return found
+"""
+
 
 class Script:
     """A script called by its digest; loaded when the server does not know it (restart, failover, flush)."""

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 EVERY_S: Final = 2.0
 #: Later moments take the place of every second one, so that a long replay has no more than these.
-KEPT_MAX: Final = 64
+KEPT_MAX: Final = 32
 
 
 class Moment(NamedTuple):

@@ -67,7 +67,7 @@ def test_the_outcome_that_was_sent_is_answered_again(settings, tenant):
             for request, code, words in (
                 ({}, "404", "no outcome of command five among the newest 100,000 events"),
                 ({"subject": "player/p"}, "404", "no outcome of command five to player/p yet"),
-                ({"subject": "horse/p"}, "400", "wanted quest, player, token and an id"),
+                ({"subject": "horse/p"}, "400", "wanted quest, player, token"),
                 ({"subject": "player/a b"}, "400", "like player/ada"),
             ):
                 found, line = await asker.ask("outcome.five", request)
