@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from pyiceberg.exceptions import CommitFailedException
 from pyiceberg.table import Table
 
+from adapters.iceberg_parking import keep, stored
 from adapters.iceberg_table import (
     ARROW,
     COLUMNS,
@@ -35,6 +36,8 @@ from bus.envelope import Recorded
 from bus.follower import Position, StreamIdentity
 from projections import analytics
 from projections.errors import Fenced, Inconsistent, ProjectionError, Switched
+from projections.generations import LIVE
+from projections.parking import Parked, project_or_park, ready
 from projections.positions import NOTHING, advance, require_same_stream
 
 log = logging.getLogger(__name__)
@@ -86,6 +89,9 @@ class AnalyticsFollower:
         age_s = _tuning("TALLY_ANALYTICS_COMMIT_AGE_S", COMMIT_AGE_S) if commit_age_s is None else commit_age_s
         self._commit_age_s: float = age_s
         self._table: Table | None = None
+        self._parked: list[Parked] = []
+        self._parked_first: dict[str, int] = {}
+        self._is_parked_fresh = False
         self._forget()
 
     async def open(self, tenant: str, stream: StreamIdentity) -> Position:
@@ -96,6 +102,7 @@ class AnalyticsFollower:
             made = made_of(self._table)
             self._committed = require_same_stream(self.name, made.position if made else None, stream)
             self._opened = made or Made(self._committed, analytics.VERSION, "")
+            await self._retry_parked(self._table)
         except ProjectionError:
             self._let_go()
             raise
@@ -109,7 +116,10 @@ class AnalyticsFollower:
             return
         if not self._waiting:
             self._since = time.monotonic()
-        self._batches.append(batch_of(records))
+        is_live = self._generation == LIVE
+        batch, parked = project_or_park(self.name, batch_of, records, self._parked_first, is_live=is_live)
+        self._batches.append(batch)
+        self._park(parked)
         self._waiting += len(records)
         self._reached = reached
         if self._waiting >= self._commit_rows:
@@ -134,6 +144,30 @@ class AnalyticsFollower:
         if table is not None:
             table.catalog.close()
 
+    def _park(self, parked: Sequence[Parked]) -> None:
+        self._parked += parked
+        self._is_parked_fresh |= bool(parked)
+        for one in parked:
+            self._parked_first.setdefault(one.subject, one.stream_seq)
+
+    async def _retry_parked(self, table: Table) -> None:
+        """Add what can be projected now, each aggregate in order and in one commit."""
+        self._parked, self._parked_first, self._is_parked_fresh = [], {}, False
+        self._park(await asyncio.to_thread(stored, table, self._opened))
+        self._is_parked_fresh = False
+        if self._generation != LIVE:
+            return
+        for subject, batch in ready(batch_of, self._parked):
+            left = [one for one in self._parked if one.subject != subject]
+            try:
+                made = await asyncio.to_thread(keep, table, self._opened, left)
+                await asyncio.to_thread(append, table, [batch], made)
+            except Exception as err:
+                raise unavailable(err) from err
+            log.info("%s: the parked events of %s are applied", self.name, subject)
+            self._parked, self._opened = left, made
+            del self._parked_first[subject]
+
     def _forget(self) -> None:
         self._batches: list[pa.RecordBatch] = []
         self._waiting = 0
@@ -142,21 +176,24 @@ class AnalyticsFollower:
     async def _commit(self) -> None:
         if self._table is None:
             raise Inconsistent(f"{self.name}: not open; open it first")
-        before, after = self._committed, self._reached
+        before, after = self._committed, self._opened.at(self._reached)
         try:
-            await asyncio.to_thread(append, self._table, self._batches, self._opened.at(after))
+            if self._is_parked_fresh:
+                after = await asyncio.to_thread(keep, self._table, after, self._parked)
+            await asyncio.to_thread(append, self._table, self._batches, after)
         except Exception as err:  # noqa: BLE001 - whatever it was, the table says whether the commit landed
-            log.info("%s: a commit to %d failed (%s), looking again", self.name, after.stream_seq, type(err).__name__)
+            seq = after.position.stream_seq
+            log.info("%s: a commit to %d failed (%s), looking again", self.name, seq, type(err).__name__)
             try:
-                await asyncio.to_thread(self._settle, self._table, before, after, err)
+                after = await asyncio.to_thread(self._settle, self._table, before, after, err)
             except ProjectionError:
                 self._let_go()  # the table is fresh now: what waits would pass the fence if it were tried again
                 raise
-        self._committed = after
+        self._committed, self._opened, self._is_parked_fresh = after.position, after, False
         self._forget()
 
-    def _settle(self, table: Table, before: Position, after: Position, err: Exception, tries: int = 5) -> None:
-        """Find out what became of a failed commit; returns when it landed after all or now, else raises."""
+    def _settle(self, table: Table, before: Position, after: Made, err: Exception, tries: int = 5) -> Made:
+        """Find out what became of a failed commit; returns what landed after all or now, else raises."""
         try:
             made = made_of(table.refresh())
         except Exception as again:
@@ -164,17 +201,18 @@ class AnalyticsFollower:
         found = made.position if made else None
         if made is not None and made.generation != self._opened.generation:
             raise Switched(self.name) from err
-        if found == after:
-            return
+        if made is not None and found == after.position:
+            return made
         found_seq = found.stream_seq if found is not None else NOTHING
         if found_seq != before.stream_seq:
             raise Fenced(self.name, before.stream_seq, found_seq) from err
         if tries == 0 or not isinstance(err, (CommitFailedException, FileNotFoundError)):
             raise unavailable(err) from err
         try:  # maintenance was faster, and left the position where it was
-            append(table, self._batches, self._opened.at(after))
+            append(table, self._batches, after)
         except Exception as again:  # noqa: BLE001 - as in _commit
-            self._settle(table, before, after, again, tries - 1)
+            return self._settle(table, before, after, again, tries - 1)
+        return after
 
 
 async def read_position(settings: IcebergSettings, tenant: str) -> Position | None:

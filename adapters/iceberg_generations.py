@@ -19,6 +19,7 @@ from pyiceberg.table import Table
 from pyiceberg.table.update.snapshot import ManageSnapshots
 
 from adapters.iceberg import AnalyticsFollower
+from adapters.iceberg_parking import stored
 from adapters.iceberg_table import (
     EVENTS,
     IcebergSettings,
@@ -33,6 +34,7 @@ from adapters.iceberg_table import (
 from projections import analytics
 from projections.errors import ProjectionError, RebuildRefused
 from projections.generations import LIVE, PREVIOUS, RowsHash, Standing, State
+from projections.parking import line_of
 
 PREVIOUS_TAG: Final = "tallyroot-previous"
 #: Set on a table before its files go live: they must outlive it.
@@ -68,7 +70,9 @@ class AnalyticsGenerations:
         def read() -> Standing | None:
             with events_table(self._settings, self._tenant, generation) as table:
                 made = made_of(table) if table is not None else None
-                return None if made is None else Standing(position=made.position, version=made.version)
+                if table is None or made is None:
+                    return None
+                return Standing(position=made.position, version=made.version, parked=line_of(stored(table, made)))
 
         return await asyncio.to_thread(read)
 

@@ -31,6 +31,8 @@ SEQ: Final = "tallyroot.stream-seq"
 LEAF: Final = "tallyroot.leaf-hash"
 PROJECTION_VERSION: Final = "tallyroot.projection-version"
 GENERATION: Final = "tallyroot.generation"
+PARKED: Final = "tallyroot.parked"
+PARKED_FIRST: Final = "tallyroot.parked-first"
 
 _PROPERTIES: Final = {
     "format-version": "2",
@@ -84,11 +86,16 @@ ARROW: Final = pa.schema(
 
 
 class Made(NamedTuple):
-    """What a snapshot says of its making: the position, the version of the projector, the id of the generation."""
+    """What a snapshot says of its making: the position, the version of the projector, the id of the generation.
+
+    `parked` is the file with the events that wait (adapters/iceberg_parking.py), `parked_first` the first of them.
+    """
 
     position: Position
     version: int
     generation: str
+    parked: str = ""
+    parked_first: int = 0
 
     def at(self, position: Position) -> Made:
         """The same generation, further on."""
@@ -192,7 +199,13 @@ def made_of(table: Table) -> Made | None:
         found = snapshot.summary
         if found is not None and found[SEQ] is not None:
             position = Position(str(found[CREATED]), int(str(found[SEQ])), str(found[LEAF]))
-            return Made(position, int(str(found[PROJECTION_VERSION] or 1)), str(found[GENERATION] or ""))
+            return Made(
+                position=position,
+                version=int(str(found[PROJECTION_VERSION] or 1)),
+                generation=str(found[GENERATION] or ""),
+                parked=str(found[PARKED] or ""),
+                parked_first=int(str(found[PARKED_FIRST] or 0)),
+            )
         parent = snapshot.parent_snapshot_id
         snapshot = table.snapshot_by_id(parent) if parent is not None else None
     return None
@@ -202,4 +215,5 @@ def summary_of(made: Made) -> dict[str, str]:
     """The same for a new snapshot."""
     at = made.position
     summary = {CREATED: at.stream_created, SEQ: str(at.stream_seq), LEAF: at.leaf_hash}
-    return summary | {PROJECTION_VERSION: str(made.version), GENERATION: made.generation}
+    summary |= {PROJECTION_VERSION: str(made.version), GENERATION: made.generation}
+    return summary | ({PARKED: made.parked, PARKED_FIRST: str(made.parked_first)} if made.parked else {})

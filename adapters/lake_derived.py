@@ -21,7 +21,7 @@ from pyiceberg.transforms import IdentityTransform
 from pyiceberg.types import DateType, IcebergType, LongType, NestedField, StringType
 
 from adapters import lake
-from adapters.iceberg_table import CREATED, LEAF, SEQ
+from adapters.iceberg_table import CREATED, LEAF, PARKED_FIRST, SEQ
 from projections.errors import Inconsistent
 from projections.lake import DAY, VERSION, DerivedTable, Fact, Sums, fold, merge
 
@@ -77,7 +77,9 @@ def _step(events: Table, table: Table, derived: DerivedTable, reason: str | None
     there = lake.carried(source)
     reason = reason or _unfit(derived, here, there)
     start, goal = 0 if reason or not here else int(here[SEQ]), int(there[SEQ])
-    if start == goal:
+    if PARKED_FIRST in there:  # what is parked comes later, with a lower sequence: wait for it
+        goal = min(goal, int(there[PARKED_FIRST]) - 1)
+    if start >= goal:
         return start, start, None
     end = min(goal, start + EVENTS_AT_ONCE)
     rows = _window(events, source, start, end)

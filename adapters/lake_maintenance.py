@@ -21,7 +21,7 @@ from pyiceberg.manifest import DataFile
 from pyiceberg.table import FileScanTask, Table
 
 from adapters import lake
-from adapters.iceberg_table import EVENTS, IcebergSettings
+from adapters.iceberg_table import EVENTS, PARKED, IcebergSettings
 from adapters.lake_derived import Derived, derive
 from projections.errors import Inconsistent, NotFound
 from projections.lake import TABLES
@@ -213,7 +213,7 @@ def _referred(table: Table) -> set[str]:
     found |= {statistics.statistics_path for statistics in (*metadata.statistics, *metadata.partition_statistics)}
     manifests: set[str] = set()
     for snapshot in metadata.snapshots:
-        found.add(snapshot.manifest_list)
+        found |= {snapshot.manifest_list, lake.carried(snapshot).get(PARKED, "")} - {""}
         for manifest in snapshot.manifests(table.io):
             if manifest.manifest_path not in manifests:
                 manifests.add(manifest.manifest_path)

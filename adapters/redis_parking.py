@@ -9,7 +9,7 @@ import msgspec
 import redis.asyncio as redis
 
 from adapters.redis_keys import Keys
-from projections.parking import Parked
+from projections.parking import Parked, line_of
 
 _decoder: Final = msgspec.json.Decoder(Parked)
 _encoder: Final = msgspec.json.Encoder()
@@ -28,12 +28,4 @@ async def parked_events(client: redis.Redis, keys: Keys) -> list[Parked]:
 
 async def summary(client: redis.Redis, keys: Keys) -> str:
     """One line for people, empty when nothing is parked."""
-    parked = await parked_events(client, keys)
-    if not parked:
-        return ""
-    first = parked[0]
-    aggregates = len({one.subject for one in parked})
-    return (
-        f"{len(parked):,} events of {aggregates:,} aggregates parked, the first is event {first.stream_seq:,} "
-        f"({first.subject}): {first.reason}"
-    )
+    return line_of(await parked_events(client, keys))

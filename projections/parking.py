@@ -70,6 +70,17 @@ def ready(project: Project, parked: Iterable[Parked]) -> list[tuple[str, Any]]:
     return [(subject, writes) for _, subject, writes in sorted(found, key=lambda one: one[0])]
 
 
+def line_of(parked: Sequence[Parked]) -> str:
+    """One line for people, empty when nothing is parked."""
+    if not parked:
+        return ""
+    first = min(parked, key=lambda one: one.stream_seq)
+    return (
+        f"{len(parked):,} events of {len({one.subject for one in parked}):,} aggregates parked, the first is event "
+        f"{first.stream_seq:,} ({first.subject}): {first.reason}"
+    )
+
+
 def reason_of(err: Exception) -> str:
     """A failure in one line."""
     return f"{type(err).__name__}: {' '.join(str(err).split())}"[:REASON_MAX]
