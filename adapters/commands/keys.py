@@ -118,7 +118,7 @@ def _turn(args: argparse.Namespace, settings: Settings, tenant: str) -> int:
         print(json.dumps({"tenant": tenant, **row, "tree_size": turned.checkpoint.tree_size}))
         return 0
     print(f"{line}: told by entry {turned.leaf_index}, under the checkpoint of size {turned.checkpoint.tree_size}")
-    print(f"give the new policy to auditors and witnesses: {place.folder / POLICY}")
+    print(f"auditors need the new policy, witnesses the log lines of it: {place.folder / POLICY}")
     return 0
 
 

@@ -16,6 +16,7 @@ from ledger.keys import new_key
 from ledger.months import certificate_path, open_month, parse_statement, seal, unseal
 from ledger.note import ED25519
 from ledger.policy import parse_policy
+from ledger.receipt import parse_receipt, prove_entry, verify_receipt
 from ledger.rotation import turn_keys
 
 
@@ -36,6 +37,18 @@ def test_a_rotated_log_is_audited_with_its_new_policy_and_its_old_months_stay_go
     assert (0, 21) in keys["2027-01"]
     november = certificate_path("2026-11")
     assert open_month(november, rotating.folder.read(november), rotating.policy()).closing.tree_size == 10
+
+
+def test_a_receipt_from_before_the_rotation_verifies_with_the_new_policy_for_ever(rotating):
+    rotating.stage("log-ed25519-2")
+    rotating.run(rotating.players(10))
+    receipt = bytes(prove_entry(rotating.folder, rotating.policy(), 3))
+
+    rotating.run([rotating.add("log-ed25519-2", "log-ed25519")])
+    rotating.run([rotating.retire("log-ed25519", "log-ed25519-2")])
+
+    claims = list(verify_receipt("receipt", parse_receipt("receipt", receipt), rotating.policy()))
+    assert any("size 10" in claim.detail for claim in claims)
 
 
 def test_an_old_policy_is_good_until_the_old_key_is_retired_and_then_refused(rotating):

@@ -6,8 +6,12 @@ from pathlib import Path
 import pytest
 from log_samples import DAY_MS
 from rotation_samples import DEC_21, JAN_21, ORIGIN, Rotating, rotate, told
+from witness_samples import RunningWitness, WitnessedLog
 
 from bus.examples import records
+from bus.owners import Owner, advance
+from bus.snapshots import decode, encode
+from domain.catalogue import AGGREGATES, aggregates_of
 from ledger.encoding import encode_base64
 from ledger.errors import HistoryForked, KeyRefused, SignatureFailed, WrongUse
 from ledger.keyevents import KeyHistory
@@ -263,3 +267,35 @@ def test_the_example_of_the_documents_is_approved():
 
     assert (added.ranged.key, added.ranged.first_size) == (second, 11)
     assert (retired.ranged.key, retired.ranged.last_size) == (first, 11)
+
+
+class WitnessedRotating(Rotating, WitnessedLog):
+    """A log whose keys turn while a witness must cosign."""
+
+
+def test_a_log_that_needs_witnesses_goes_on_when_they_know_the_new_key(tmp_path):
+    rotating = WitnessedRotating(tmp_path / "log")
+    second = rotating.stage("log-ed25519-2")
+    rotating.run([rotating.add("log-ed25519-2", "log-ed25519"), *rotating.players(3)])
+    both = f"log {rotating.key('log-ed25519').key}\nlog {second}\nquorum none\n"
+    with RunningWitness(tmp_path / "witness", both) as witness:
+        rotating.require("all", witness, first_size=5)
+
+        rotating.run([*rotating.players(1), rotating.retire("log-ed25519", "log-ed25519-2")], rotating.players(2))
+
+        opened = rotating.policy().open("checkpoint", rotating.published)
+    assert (opened.checkpoint.tree_size, opened.witnessed_by) == (8, ("w0",))
+    assert rotating.key("log-ed25519").key.label not in opened.signed_by
+    assert rotating.audit().checkpoint.checkpoint.tree_size == 8
+
+
+def test_the_keys_of_a_log_are_looked_for_at_their_own_owner_only():
+    assert "ledger" not in aggregates_of("keys-of-ada")
+    assert aggregates_of("keys") == AGGREGATES
+
+
+def test_the_owner_of_the_keys_is_restored_from_history():
+    owner = advance(Owner(), [record for record in records() if b'"type":"key-' in record.body])
+
+    assert owner.actors["ledger"].version == 2
+    assert decode(encode(owner)) is None
