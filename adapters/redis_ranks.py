@@ -63,6 +63,16 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     score: int
 
 
+class Friend(msgspec.Struct, frozen=True, kw_only=True):
+    """A player among others that were named: `rank` and `dense_rank` among these, `place` on the whole board."""
+
+    rank: int
+    dense_rank: int
+    player: str
+    score: int
+    place: int
+
+
 class Rank(msgspec.Struct, frozen=True, kw_only=True):
     """A player's line, and how it lies among `size`: so many better, equal (oneself among them), worse.
 
@@ -162,22 +172,21 @@ class Boards:
         found = await self._player(board, player, lines)
         return _standings(board, found), found[0]
 
-    async def friends(self, board: Board, players: Sequence[str]) -> tuple[list[Standing], int]:
-        """The lines of these players in the order of the board, as far as they are ranked, and the board's size."""
+    async def friends(self, board: Board, players: Sequence[str]) -> tuple[list[Friend], int]:
+        """These players in the order of the board, as far as they are ranked, and the board's size."""
         if not players:
             return [], await self.size(board)
         size, flat = await self._ask(self._friends, board, list(dict.fromkeys(players)))
-        lines = [
-            Standing(
-                place=flat[at + 1] + 1,
-                rank=flat[at + 3] + 1,
-                dense_rank=flat[at + 4] + 1,
-                player=flat[at],
-                score=_score(board, flat[at + 2]),
-            )
-            for at in range(0, len(flat), 5)
-        ]
-        return sorted(lines, key=lambda line: line.place), size
+        ranked = sorted(
+            (place, player, _score(board, score)) for player, place, score in zip(*[iter(flat)] * 3, strict=True)
+        )
+        lines: list[Friend] = []
+        rank = dense = 0
+        for at, (place, player, score) in enumerate(ranked, 1):
+            if not lines or score != lines[-1].score:
+                rank, dense = at, dense + 1
+            lines.append(Friend(rank=rank, dense_rank=dense, player=player, score=score, place=place + 1))
+        return lines, size
 
     async def at_one_moment(self, boards: Sequence[Board]) -> tuple[int, list[list[tuple[str, int]]]]:
         """Players and scores of whole boards, and the position at which all of them stand."""

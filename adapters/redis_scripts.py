@@ -160,7 +160,7 @@ return {redis.call('ZCARD', KEYS[2]), place, better, upto, from, above, dense, l
 """
 
 # KEYS: members, board, scores. ARGV: players. Returns the size, and for each who stands there: player, place from 0,
-# score, how many are better, how many better scores there are. O(players * log n).
+# score. O(players * log n).
 FRIENDS: Final = """
 local seqs = redis.call('HMGET', KEYS[1], unpack(ARGV))
 local players, members, found = {}, {}, {}
@@ -178,8 +178,6 @@ for i, player in ipairs(players) do
     found[#found + 1] = player
     found[#found + 1] = redis.call('ZRANK', KEYS[2], members[i])
     found[#found + 1] = score
-    found[#found + 1] = redis.call('ZCOUNT', KEYS[2], '-inf', '(' .. score)
-    found[#found + 1] = redis.call('ZRANK', KEYS[3], score) or 0
   end
 end
 return {redis.call('ZCARD', KEYS[2]), found}

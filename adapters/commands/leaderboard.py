@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -11,7 +12,7 @@ import msgspec
 
 from adapters.board_settings import define, defined, read_boards
 from adapters.errors import TallyError
-from adapters.redis_ranks import FRIENDS_MAX, Boards, Rank, Standing
+from adapters.redis_ranks import FRIENDS_MAX, Boards, Friend, Rank, Standing
 from adapters.settings import Settings
 from adapters.which_tenant import which_tenant
 from bus.subjects import require_token
@@ -151,7 +152,11 @@ async def _run(args: argparse.Namespace, settings: Settings, tenant: str) -> int
         board = await boards.find(args)
         if args.what in {"rank", "percentile"}:
             return _show_rank(args, tenant, board, await boards.rank(board, players[0]))
-        lines, size = await _lines(args, boards, board, players)
+        lines: Sequence[Standing | Friend]
+        if args.what == "friends":
+            lines, size = await boards.friends(board, players)
+        else:
+            lines, size = await _lines(args, boards, board, players)
     if not lines:
         raise NotFound(f"nobody is ranked in {board.name} of {tenant} there yet; see `tally status` for what is done")
     if args.json:
@@ -165,8 +170,6 @@ async def _run(args: argparse.Namespace, settings: Settings, tenant: str) -> int
 async def _lines(
     args: argparse.Namespace, boards: Boards, board: Board, players: list[str]
 ) -> tuple[list[Standing], int]:
-    if args.what == "friends":
-        return await boards.friends(board, players)
     if args.what == "around":
         return await boards.around(board, players[0], _number("-n", 3 if args.n is None else args.n))
     lines = _number("-n", (PAGE if args.what == "page" else 10) if args.n is None else args.n)
@@ -191,7 +194,7 @@ def _show_rank(args: argparse.Namespace, tenant: str, board: Board, rank: Rank) 
     return 0
 
 
-def _table(board: Board, lines: list[Standing], size: int, marked: list[str]) -> str:
+def _table(board: Board, lines: Sequence[Standing | Friend], size: int, marked: list[str]) -> str:
     width = max(len(line.player) for line in lines)
     table = [f"{board.name}, {size:,} ranked"]
     for line in lines:

@@ -8,7 +8,7 @@ import msgspec
 
 from adapters.queries.endpoint import Asked, endpoint
 from adapters.redis_keys import shared_client
-from adapters.redis_ranks import FRIENDS_MAX, Boards, Rank, Standing
+from adapters.redis_ranks import FRIENDS_MAX, Boards, Friend, Rank, Standing
 from bus.queries import Request
 from domain.values import Token
 from projections.boards import Board, BoardSettings, Definition
@@ -68,6 +68,14 @@ class BoardLines(msgspec.Struct, frozen=True, kw_only=True):
     lines: list[Standing]
 
 
+class BoardFriends(msgspec.Struct, frozen=True, kw_only=True):
+    """Some players in the order of a board, with their ranks among each other, and how many are ranked there."""
+
+    board: str
+    size: int
+    lines: list[Friend]
+
+
 class BoardRank(msgspec.Struct, frozen=True, kw_only=True):
     """How a player lies on a board."""
 
@@ -86,6 +94,10 @@ class BoardList(msgspec.Struct, frozen=True, kw_only=True):
 _LINES: Final = [
     Standing(place=1, rank=1, dense_rank=1, player="b1", score=7717200),
     Standing(place=2, rank=1, dense_rank=1, player="b19", score=7717200),
+]
+_FRIENDS: Final = [
+    Friend(rank=1, dense_rank=1, player="b1", score=7717200, place=1),
+    Friend(rank=2, dense_rank=2, player="b19", score=7718800, place=3),
 ]
 _SHOWN: Final = BoardLines(board="quest:boston-2014", size=31931, lines=_LINES)
 _RANK: Final = Rank(line=_LINES[1], size=31931, better=0, equal=2, worse=31929, percentile_bp=9999)
@@ -119,12 +131,18 @@ async def around(asked: Asked[Around]) -> BoardLines:
     return BoardLines(board=board.name, size=size, lines=lines)
 
 
-@endpoint("leaderboard.friends", example=(Friends(quest="boston-2014", players=["b19", "b1"]), _SHOWN))
-async def friends(asked: Asked[Friends]) -> BoardLines:
-    """The lines of some players in the order of the board; who is not ranked is left out."""
+@endpoint(
+    "leaderboard.friends",
+    example=(
+        Friends(quest="boston-2014", players=["b19", "b1"]),
+        BoardFriends(board="quest:boston-2014", size=31931, lines=_FRIENDS),
+    ),
+)
+async def friends(asked: Asked[Friends]) -> BoardFriends:
+    """Some players in the order of the board, ranked among each other; who is not ranked is left out."""
     boards, board = await _found(asked)
     lines, size = await boards.friends(board, asked.request.players)
-    return BoardLines(board=board.name, size=size, lines=lines)
+    return BoardFriends(board=board.name, size=size, lines=lines)
 
 
 @endpoint(

@@ -147,9 +147,7 @@ class RotatingWitnessed(Rotating, WitnessedLog):
     """A log whose keys are rotated before the eyes of a witness."""
 
 
-def test_keys_are_rotated_before_the_eyes_of_a_witness_that_is_told_of_the_new_one(
-    scratch, ed25519_alone, monkeypatch
-):
+def test_keys_are_rotated_before_the_eyes_of_a_witness_that_is_told_of_the_new_one(scratch, ed25519_alone, monkeypatch):
     log = RotatingWitnessed(scratch / "log")
     with RunningWitness(scratch / "w", log.plain_policy()) as witness:
         log.require("all", witness)

@@ -123,7 +123,11 @@ def test_ranks_percentiles_neighbours_and_friends_are_what_counting_gives(settin
                     assert rank.percentile_bp == 10_000 * (2 * worse + scores.count(scores[at])) // (2 * size)
                 friends = ["nobody", *(player for player, _ in lines[::3]), lines[0][0]]
                 found, _ = await boards.friends(board, friends)
-                assert [tuple_of(line) for line in found] == wanted[::3]
+                among = scores[::3]
+                assert [tuple_of(line) for line in found] == [
+                    (place, 1 + sum(each < score for each in among), 1 + len({e for e in among if e < score}), *who)
+                    for (place, _, _, *who), score in zip(wanted[::3], among, strict=True)
+                ]
         assert ties > 20
 
     asyncio.run(scenario())
