@@ -6,11 +6,15 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from hashlib import blake2b
-from typing import Any
+from heapq import merge
+from typing import Any, Final
 
 from bus.envelope import Recorded
 from domain import catalogue
 from domain.values import to_ms
+
+#: Ids that are kept as they come before they are sorted in.
+RECENT_MAX: Final = 4_096
 
 
 class Actor:
@@ -56,18 +60,48 @@ def advance(owner: Owner, history: Iterable[Recorded]) -> Owner:
     return owner
 
 
+class KnownIds:
+    """Ids that were added, eight bytes each; it may rarely know one that was not."""
+
+    __slots__ = ("_recent", "_sorted")
+
+    def __init__(self, ids: Iterable[str] = ()) -> None:
+        self._sorted = array("Q", sorted({_digest(each) for each in ids}))
+        self._recent: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self._sorted) + len(self._recent)
+
+    def __contains__(self, each: str) -> bool:
+        digest = _digest(each)
+        return digest in self._recent or self._is_sorted_in(digest)
+
+    def add(self, each: str) -> None:
+        """Know an id from now on."""
+        digest = _digest(each)
+        if self._is_sorted_in(digest):
+            return
+        self._recent.add(digest)
+        if len(self._recent) > max(RECENT_MAX, len(self._sorted) // 8):
+            self._sorted = array("Q", merge(self._sorted, sorted(self._recent)))
+            self._recent.clear()
+
+    def _is_sorted_in(self, digest: int) -> bool:
+        at = bisect_left(self._sorted, digest)
+        return at < len(self._sorted) and self._sorted[at] == digest
+
+
 class OwnerCache:
     """Live owners, the longest untouched ones passivated beyond a limit.
 
     Passivation drops memory only: the state stands in the stream. The index of everybody with a history makes sure
-    that a passivated owner is read again, and a new one never has to be looked for; eight bytes an owner.
+    that a passivated owner is read again, and a new one never has to be looked for.
     """
 
     def __init__(self, owners_max: int) -> None:
         self._owners_max = owners_max
         self._live: dict[str, Owner] = {}
-        self._cold = array("Q")
-        self._passivated: set[int] = set()
+        self._cold = KnownIds()
 
     def __len__(self) -> int:
         return len(self._live)
@@ -90,19 +124,16 @@ class OwnerCache:
     def drop(self, owner_id: str) -> None:
         """Forget an owner whose history has gone on without us; it is read again."""
         if self._live.pop(owner_id, None) is not None:
-            self._passivated.add(_digest(owner_id))
+            self._cold.add(owner_id)
 
     def has_history(self, owner_id: str) -> bool:
         """Whether the stream may hold events of an owner who is not live (rarely yes for one who has none)."""
-        digest = _digest(owner_id)
-        at = bisect_left(self._cold, digest)
-        return digest in self._passivated or (at < len(self._cold) and self._cold[at] == digest)
+        return owner_id in self._cold
 
     def restart(self, owner_ids: Iterable[str]) -> None:
         """Forget everybody; these have a history."""
         self._live.clear()
-        self._passivated.clear()
-        self._cold = array("Q", sorted({_digest(owner_id) for owner_id in owner_ids}))
+        self._cold = KnownIds(owner_ids)
 
     def passivate(self, may_go: Callable[[str], bool]) -> bool:
         """Let the longest untouched owners go until the limit is kept; False when too many of them may not go."""
@@ -112,7 +143,7 @@ class OwnerCache:
             oldest = next(iter(self._live))
             owner = self._live.pop(oldest)
             if may_go(oldest):
-                self._passivated.add(_digest(oldest))
+                self._cold.add(oldest)
             else:
                 self._live[oldest] = owner
         return len(self._live) <= self._owners_max

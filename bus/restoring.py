@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable
+from itertools import chain
 from typing import Final
 
 from bus import snapshots
 from bus.envelope import Recorded
 from bus.errors import AppendRefused, OutcomeUnknown, StoreUnavailable
-from bus.owners import Owner, advance
+from bus.owners import KnownIds, Owner, advance
 from bus.ports import EventStore, SnapshotStore, Tail
 from bus.refusals import KEPT_MS, Refusals
 from domain.values import to_ms
@@ -49,7 +50,7 @@ class Restorer:
         self._complete_to = 0
         self._rests = 0
         self._is_failing = False
-        self._kept: set[str] = set()
+        self._kept = KnownIds()
         self._tail: dict[str, list[Recorded]] = {}
         self._by_history: set[str] = set()
         self._dirty: dict[str, Owner | None] = {}
@@ -66,14 +67,17 @@ class Restorer:
         await self._write([], watermark.refusals)
         await self._restore_refusals(watermark.refusals, now_ms)
         every = await self._snapshots.owners(self._partition)
-        self._kept = {owner_id for owner_id in every if not owner_id.startswith(NO_OWNER)}
+        every = [owner_id for owner_id in every if not owner_id.startswith(NO_OWNER)]
+        self._kept = KnownIds(every)
+        came: set[str] = set()
         while True:
             stretch = await self._tail_source.since(self._complete_to, self._partition, is_own)
             self._tail = stretch.by_owner
             for record in stretch.decided:
                 self.refusals.remember(record.data.refused, to_ms(record.event.recordedtime))
             if stretch.is_last:
-                return self._kept | self._tail.keys()
+                return chain(every, came, self._tail)
+            came.update(self._tail)
             while self._tail:
                 await self.load(list(self._tail)[:TAIL_AT_ONCE])
             await self._write_dirty(stretch.end_seq)
@@ -187,7 +191,8 @@ class Restorer:
             await self._write(every[start : start + SNAPSHOTS_AT_ONCE], slots)
         for unkept in refused:
             unkept.is_kept()
-        self._kept |= dirty.keys()
+        for owner_id in dirty:
+            self._kept.add(owner_id)
         self._by_history -= dirty.keys()
         if not self._tail:
             self._complete_to = max(self._complete_to, head_seq)
