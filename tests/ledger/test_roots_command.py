@@ -9,8 +9,11 @@ import pytest
 from kept_places import MONTH, keep
 
 from adapters.commands import roots
+from adapters.commands.status import _lines as status_lines
 from adapters.errors import TallyError
 from adapters.root_settings import load_roots_config
+from adapters.root_status import RootsStatus
+from adapters.status import LogStatus, TenantStatus
 from ledger.beside import stamp_path
 from ledger.cli import main
 from ledger.keyring import load_keyring
@@ -48,6 +51,42 @@ def test_the_commands_show_stamps_and_copies_check_them_and_export_the_month(pla
     assert "month.zip: 7 files, checked by: tally verify" in out
     assert main(["verify", str(tmp_path / "month.zip"), "--policy", str(policy)]) == 0
     assert (tmp_path / "page.html").read_bytes().startswith(b"<!DOCTYPE html>")
+
+
+def test_the_commands_say_the_same_in_json(place, one, bucket, capsys, tmp_path):
+    keep(place.write(one, bucket=bucket))
+    for words in (["list"], ["show", MONTH], ["check"], ["export", MONTH, "-o", str(tmp_path / "folder")]):
+        assert run_roots(place, "--json", *words) == 0
+
+    listed, shown, checked, exported = map(json.loads, capsys.readouterr().out.splitlines())
+
+    assert (listed[0]["month"], list(listed[0]["timestamps"]), len(listed[0]["copies"])) == (MONTH, ["one"], 3)
+    assert listed[1]["provisional"] is True
+    assert shown["copies"][f"roots/{MONTH}.one.tsr"]["place"].startswith("s3://")
+    assert (checked["ok"], len(checked["checks"])) == (True, 5)
+    assert exported["files"] == sorted(path.name for path in (tmp_path / "folder").iterdir())
+
+
+def test_the_status_says_what_waits_and_exits_1_on_an_alarm():
+    log = LogStatus(tree_size=7, root="aa", chain_head="bb", checkpoint_age_s=0.1)
+    waits = RootsStatus(waiting=("2026-11: time stamp of one: no answer",))
+    alarmed = RootsStatus(alarms=("s3://b/x: the copy differs",))
+    seen = [
+        TenantStatus(tenant="boston", events=7, commands_waiting=0, log=log, followers=(), roots=roots)
+        for roots in (waits, alarmed)
+    ]
+
+    lines = [list(status_lines(tenant)) for tenant in seen]
+
+    assert lines[0][-1] == "  roots wait     2026-11: time stamp of one: no answer"
+    assert lines[1][-1] == "  ALARM          s3://b/x: the copy differs"
+    assert [tenant.ok for tenant in seen] == [True, False]
+
+
+@pytest.mark.parametrize("words", [["show", "2020-01"], ["export", "2020-01", "-o", "x.zip"], ["check", "2020-01"]])
+def test_a_month_that_the_log_has_not_is_named(place, words):
+    with pytest.raises(TallyError, match=r"2020-01 has no .* tally roots list shows which"):
+        run_roots(place, *words)
 
 
 def test_the_check_names_a_copy_that_was_overlaid_a_deleted_one_and_a_missing_stamp(place, one, bucket, capsys):
