@@ -7,7 +7,7 @@ later.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from hashlib import sha1, sha256
 from typing import Final, NamedTuple
@@ -47,6 +47,7 @@ _ECDSA: Final = {
 _RSA_BITS_MIN: Final = 2048
 _CERTIFICATES_MAX: Final = 16
 _CHAIN_MAX: Final = 6
+_TRIES_MAX: Final = 100
 _WEAK: Final = (hashes.MD5, hashes.SHA1)
 _UNDERSTOOD: Final = {
     x509.BasicConstraints.oid,
@@ -268,36 +269,27 @@ def _require_valid(what: str, certificate: x509.Certificate, at: datetime) -> No
 
 def _require_chain(what: str, signed: SignedContent, roots: Sequence[x509.Certificate], at: datetime) -> None:
     """A path from the signer over certificates in the token to a root; every way is tried, the last no is told."""
-    problems: list[TimestampFailed] = []
-    if not any(_paths(what, [signed.signer], signed.certificates, roots, at, problems)):
-        names = (
-            " or ".join(excerpt(root.subject.rfc4514_string()) for root in roots) or "a root, of which there is none"
-        )
-        found = problems[-1] if problems else f"issuer {excerpt(signed.signer.issuer.rfc4514_string())}"
-        raise TimestampFailed(f"{what}, chain", expected=f"one that ends at {names}", found=found)
-
-
-def _paths(
-    what: str,
-    path: list[x509.Certificate],
-    certificates: Sequence[x509.Certificate],
-    roots: Sequence[x509.Certificate],
-    at: datetime,
-    problems: list[TimestampFailed],
-) -> Iterator[bool]:
-    last = path[-1]
-    candidates = [root for root in roots if root.subject == last.issuer]
-    between = [c for c in certificates if c.subject == last.issuer and c not in path] if len(path) < _CHAIN_MAX else []
-    for issuer in (*candidates, *between):
-        try:
-            _require_issued(what, last, issuer, len(path) - 1, at)
-        except TimestampFailed as err:
-            problems.append(err)
-            continue
-        if issuer in roots:
-            yield True
-        else:
-            yield from _paths(what, [*path, issuer], certificates, roots, at, problems)
+    problem: TimestampFailed | None = None
+    paths: list[tuple[x509.Certificate, ...]] = [(signed.signer,)]
+    tries = 0
+    while paths:
+        path = paths.pop()
+        between = [c for c in signed.certificates if c not in path] if len(path) < _CHAIN_MAX else []
+        for issuer in (c for c in (*roots, *between) if c.subject == path[-1].issuer):
+            tries += 1
+            if tries > _TRIES_MAX:
+                raise TimestampFailed(f"{what}, chain", expected=f"one within {_TRIES_MAX} tries", found="none")
+            try:
+                _require_issued(what, path[-1], issuer, len(path) - 1, at)
+            except TimestampFailed as err:
+                problem = err
+                continue
+            if issuer in roots:
+                return
+            paths.append((*path, issuer))
+    names = " or ".join(excerpt(root.subject.rfc4514_string()) for root in roots) or "a root, of which there is none"
+    found = problem or f"issuer {excerpt(signed.signer.issuer.rfc4514_string())}"
+    raise TimestampFailed(f"{what}, chain", expected=f"one that ends at {names}", found=found)
 
 
 def _require_issued(

@@ -16,8 +16,10 @@ from __future__ import annotations
 import io
 import json
 import re
+import struct
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
@@ -40,6 +42,8 @@ FILES_MAX: Final = 64
 BYTES_MAX: Final = 4_000_000
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}", re.ASCII)
 _ZIP_EPOCH: Final = (1980, 1, 1, 0, 0, 0)
+
+_UNREADABLE: Final = (OSError, EOFError, ValueError, struct.error, zlib.error, tarfile.TarError, zipfile.BadZipFile)
 
 _README: Final = """Monthly root of {origin}, {month}
 {line}
@@ -198,7 +202,7 @@ def read_export(path: Path, data: bytes) -> dict[str, bytes]:
             pairs = _unzip(what, data)
         else:
             pairs = _untar(what, data)
-    except (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as err:
+    except (*_UNREADABLE, RuntimeError) as err:  # encrypted, or packed in a way that this Python does not know
         raise Malformed(what, expected="an export: a folder, .tar or .zip", found=excerpt(str(err))) from err
     files: dict[str, bytes] = {}
     folders = {name.rpartition("/")[0] for name, _ in pairs}

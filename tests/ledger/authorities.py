@@ -57,7 +57,7 @@ class Authority:
         self.root = self._issue(f"root of {name}", root_key, None, ca=root_ca)
         issuer, issuer_key, self.between = self.root, root_key, []
         if is_between:
-            between_key = ec.generate_private_key(ec.SECP384R1())
+            between_key = self.between_key = ec.generate_private_key(ec.SECP384R1())
             self.between = [self._issue(f"between of {name}", between_key, (self.root, root_key), ca=True)]
             issuer, issuer_key = self.between[0], between_key
         self.key = rsa.generate_private_key(65537, 2048) if is_rsa else ec.generate_private_key(ec.SECP256R1())
@@ -102,6 +102,11 @@ class Authority:
             cwd=self.folder, check=True, capture_output=True, timeout=30,
         )  # fmt: skip
         self.signer = x509.load_pem_x509_certificate((self.folder / "tsa.pem").read_bytes())
+
+    def twin_between(self):
+        """The CA between once more, with the same key, as if it had issued itself."""
+        between = self.between[0]
+        return self._issue(f"between of {self.name}", self.between_key, (between, self.between_key), ca=True)
 
     @property
     def root_der(self):

@@ -189,7 +189,19 @@ def member(name, **changes):
     return made
 
 
+def packed():
+    """A zip whose compressed bytes are damaged."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as zipped:
+        zipped.writestr("x", "abc" * 1000)
+    data = bytearray(content.getvalue())
+    data[33] ^= 0x07
+    return bytes(data)
+
+
 BAD_ARCHIVES = {
+    "damaged compression": packed(),
+    "nothing but a mark": b"PK\x03\x04",
     "a cut zip": archive(a="b")[:-10],
     "a path out of it": archive(**{"../evil": "x"}) + b"",
     "two folders": archive(**{"a/x": "x", "b/y": "y"}),

@@ -144,6 +144,16 @@ def test_a_missing_certificate_between_is_refused(make):
         check(authority, authority.forge(MESSAGE, certificates=[authority.signer]))
 
 
+def test_a_maze_of_certificates_is_given_up(make, tmp_path):
+    """Sixteen certificates that all issue each other: more ways than anybody would walk."""
+    authority = Authority(tmp_path / "maze", is_between=True)
+    twins = [authority.twin_between() for _ in range(14)]
+    response = authority.forge(MESSAGE, certificates=[authority.signer, *authority.between, *twins])
+
+    with pytest.raises(TimestampFailed, match="chain: expected one within 100 tries, found none"):
+        check(make(), response)
+
+
 def test_no_root_at_all_is_refused(make):
     with pytest.raises(TimestampFailed, match="a root, of which there is none"):
         verify_timestamp("stamp", make().forge(MESSAGE), MESSAGE, [])
