@@ -1,6 +1,7 @@
 """A witness over HTTP, and its command: everything is bounded, a stop lets requests finish."""
 
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from test_websites import Server
 from witness_samples import LOG, WRONG_KEY, RunningWitness, post, served
 
 from ledger import keycrypt, lock, witness_setup
@@ -147,6 +149,27 @@ def test_the_command_makes_a_witness_and_serves_it_until_it_is_told_to_stop(tmp_
     assert "'example.com/log' 200" in said[1]
     assert main(["witness", "show", str(base), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["logs"] == {"example.com/log": 4}
+
+
+def test_the_command_looks_at_what_its_logs_publish_before_it_serves(tmp_path):
+    published = Folder(tmp_path / "log")
+    with Server(published) as web:
+        serving = threading.Thread(target=web.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        serving.start()
+        policy = LOG.policy.replace("\nquorum", f" {web.url}\nquorum")
+        with RunningWitness(tmp_path / "w", policy) as witness:
+            published.replace("checkpoint", LOG.note(4) + witness.add(LOG.request(0, 4))[1])
+        shutil.rmtree(witness.base / "state")
+
+        with served(witness.base) as (url, said):
+            answers = [post(url, LOG.request(0, 9)), post(url, LOG.request(4, 9))]
+        web.shutdown()
+        serving.join()
+
+    assert answers[0] == (409, b"4\n")
+    assert answers[1][0] == 200
+    assert "own cosignature over size 4, root " in said[1]
+    assert web.asked == ["checkpoint"]
 
 
 def test_the_checker_in_one_file_runs_a_witness_too(tmp_path):

@@ -164,6 +164,30 @@ def test_a_state_restored_from_an_old_copy_is_noticed_by_what_the_log_publishes(
         assert look_at_logs(witness.base, again, lambda _url: published) == []
 
 
+def test_an_old_state_catches_up_once_the_tiles_prove_that_the_log_extends_it(witnessed, witnesses):
+    witness = witnesses[0]
+    witnessed.require("any", witness)
+    witnessed.publish(300)
+    old = shutil.copytree(witness.base / "state", witness.base / "old")
+    witnessed.publish(400)
+    witness.stop()
+    shutil.rmtree(witness.base / "state")
+    old.rename(witness.base / "state")
+    lines = witnessed.plain_policy().split("\n")
+    witness.trust("\n".join(f"{at} https://log.example/" if at.startswith("log ") else at for at in lines), "0.policy")
+    origin = witnessed.keyring.origin
+
+    with open_witness(witness.base) as again:
+        (said,) = look_at_logs(witness.base, again, lambda _url: witnessed.folder)
+        assert again.logs[origin][1].tree_size == 400
+    assert said.startswith(f"{origin}: the state was old (size 300); own cosignature over size 400, root ")
+
+    shutil.rmtree(witnessed.log_dir / "tile")
+    Folder(witness.base / "state").replace(checkpoint_path(origin), witnessed.folder.read("checkpoint"))
+    with open_witness(witness.base) as again:
+        assert look_at_logs(witness.base, again, lambda _url: witnessed.folder) == []
+
+
 def test_an_old_state_that_the_published_log_does_not_extend_stops_the_witness(tmp_path):
     policy = LOG.policy.replace("\nquorum", " https://log.example/\nquorum")
     with RunningWitness(tmp_path / "w", policy) as witness:
