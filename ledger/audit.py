@@ -52,7 +52,7 @@ from ledger.tiles import (
     parse_tile,
     tile_at,
 )
-from ledger.times import CLOCK_SKEW_S, time_windows
+from ledger.times import CLOCK_SKEW_S, Moment, time_windows
 
 _READ_AGAIN: Final = 3
 
@@ -137,13 +137,11 @@ def _prepare(source: Source, opened: OpenedCheckpoint, resumed: Replayed | None,
 
 def _moments(
     months: list[MonthStatement], checkpoints: list[OpenedCheckpoint], policy: Policy
-) -> Iterator[tuple[int, int | None]]:
-    """Tree size and time of every checkpoint that is known here."""
-    for month in months:
-        for state in (month.opening, month.closing):
-            yield state.tree_size, policy.open(month.name, state.checkpoint).at_seconds
-    for opened in checkpoints:
-        yield opened.checkpoint.tree_size, opened.at_seconds
+) -> Iterator[Moment]:
+    """Tree size and times of every checkpoint that is known here."""
+    states = (state for month in months for state in (month.opening, month.closing))
+    for opened in (*(policy.open("month", state.checkpoint) for state in states), *checkpoints):
+        yield Moment(opened.checkpoint.tree_size, opened.log_at_seconds, opened.at_seconds)
 
 
 def _run(replay: Replay, progress: Progress, jobs: int, file: ProgressFile | None, note: bytes, limit: int) -> None:

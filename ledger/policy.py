@@ -52,13 +52,18 @@ class LogKey:
 
 @dataclass(frozen=True, slots=True)
 class OpenedCheckpoint:
-    """A checkpoint whose signatures satisfy the policy; `at_seconds` is None when no signature carries a time."""
+    """A checkpoint whose signatures satisfy the policy.
+
+    `at_seconds` is the earliest time that a signature carries, `log_at_seconds` that of the log's own; a cosignature
+    may be made long after the log signed, by another clock. None when no such signature carries a time.
+    """
 
     checkpoint: Checkpoint
     note: bytes
     signed_by: tuple[str, ...]
     witnessed_by: tuple[str, ...]
     at_seconds: int | None
+    log_at_seconds: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +143,14 @@ class Policy:
                 found=", ".join(sorted(witnessed)) or "no cosignature by a known witness",
             )
         times = log_times + witness_times
-        return OpenedCheckpoint(checkpoint, data, tuple(signed), tuple(witnessed), min(times) if times else None)
+        return OpenedCheckpoint(
+            checkpoint,
+            data,
+            tuple(signed),
+            tuple(witnessed),
+            min(times, default=None),
+            min(log_times, default=None),
+        )
 
     def _log_signatures(self, what: str, checkpoint: Checkpoint, note: Note) -> tuple[list[str], list[int]]:
         signed, times = [], []

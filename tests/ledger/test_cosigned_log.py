@@ -172,6 +172,32 @@ def test_keys_are_rotated_before_the_eyes_of_a_witness_that_is_told_of_the_new_o
     assert log.audit().checkpoint.witnessed_by == ("w0",)
 
 
+def test_what_was_recorded_while_a_checkpoint_waited_for_its_witness_is_not_backdated(witnessed, witnesses):
+    """Signed without a time, as by a build without ML-DSA: the only times are those of witnesses, an hour later."""
+    witnessed.require("all", witnesses[0])
+    log = witnessed.open()
+    witnesses[0].now += 3_600
+    grow(log, 5, now_ms=NOV_21 + 3_600_000)
+    grow(log, 9, now_ms=NOV_21 + 3_600_000)
+    before = witnessed.policy().open("c", witnessed.published)
+    log.close(NOV_21 + 3_600_000)
+
+    assert (before.log_at_seconds, before.at_seconds) == (None, NOW + 3_600)
+    assert witnessed.audit(known=before).checkpoint.checkpoint.tree_size == 9
+
+
+def test_a_month_may_close_at_a_checkpoint_whose_witness_is_ahead_of_midnight(witnessed, witnesses):
+    witnessed.require("all", witnesses[0])
+    december = 1_796_083_200_000  # 2026-12-01T00:00:00Z
+    log = witnessed.open()
+    witnesses[0].now = december // 1000 + 200
+    grow(log, 5, now_ms=december - 10_000)
+    log.close(december + 10_000)
+
+    (november, *_) = witnessed.audit().months
+    assert (november.month, november.closing.tree_size) == ("2026-11", 5)
+
+
 def test_a_new_log_does_not_begin_without_its_quorum(witnessed, witnesses, monkeypatch):
     monkeypatch.setattr(writer, "CREATE_S", 0.3)
     witnessed.require("all", *witnesses)
