@@ -21,7 +21,7 @@ from projections.positions import require_same_stream
 CONNECT_TIMEOUT_S: Final = 10
 STATEMENT_TIMEOUT_MS: Final = 60_000
 LOCK_TIMEOUT_MS: Final = 10_000
-READERS_AT_ONCE: Final = 16
+READERS_AT_ONCE: Final = 8
 # The position commits with the effect: what a crash of the server takes back, it takes back together, and the stream
 # brings it again. So nobody has to wait for the disk here (docs/adr/0006-read-models-without-fsync.md).
 _OPTIONS: Final = (

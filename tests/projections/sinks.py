@@ -3,6 +3,7 @@
 from typing import ClassVar
 
 import psycopg
+from rows import read, rows_of
 from stories import ranking
 
 from adapters import iceberg, postgres, redis_ranks
@@ -65,49 +66,18 @@ class ReadModels:
 
     @staticmethod
     def wanted(fold):
-        return {
-            "players": {player: tuple(row) for player, row in fold["players"].items()},
-            "xp_awards": fold["xp_awards"],
-            "days": {day: tuple(row.values()) for day, row in fold["days"].items()},
-            "quest_days": {key: tuple(row.values()) for key, row in fold["quest_days"].items()},
-            "badges": fold["badges"],
-            "attempts": {key: tuple(row) for key, row in fold["attempts"].items()},
-            "steps": fold["steps"],
-            "balances": dict(fold["balances"]),
-            "postings": sorted(fold["postings"]),
-            "quests": {quest: tuple(row.values()) for quest, row in fold["quests"].items()},
-            "quest_steps": fold["quest_steps"],
-        }
+        """Every row, every column."""
+        return rows_of(fold["bodies"])
 
     @staticmethod
     async def found(settings, tenant, fold):
-        def ask(columns, table):
-            return connection.execute(f"SELECT {columns} FROM {table}").fetchall()  # type: ignore[arg-type]
-
-        with psycopg.connect(settings.postgres_dsn, options=f'-c search_path="{schema_of(tenant)}"') as connection:
-            return {
-                "players": {row[0]: row[1:] for row in ask("player, region, cohort, xp, level", "players")},
-                "badges": set(ask("player, quest, badge", "badges")),
-                "xp_awards": set(ask("player, quest, amount, total", "xp_awards")),
-                "days": {row[0]: row[1:] for row in ask("day::text, registered, minted, spent, sent", "days")},
-                "quest_days": {
-                    row[:2]: row[2:]
-                    for row in ask(
-                        "quest, day::text, accepted, steps_reached, completed, abandoned, expired, badges", "quest_days"
-                    )
-                },
-                "attempts": {
-                    row[:3]: row[3:] for row in ask("player, quest, attempt, status, elapsed_ms, divisions", "attempts")
-                },
-                "steps": {row[:4]: row[4] for row in ask("player, quest, attempt, step, elapsed_ms", "attempt_steps")},
-                "balances": dict(ask("account, balance", "accounts")),
-                "postings": sorted(ask("account, stream_seq, counterparty, amount, reason", "postings")),
-                "quests": {
-                    row[0]: row[1:]
-                    for row in ask("quest, title, accepted, completed, abandoned, expired, taken", "quests")
-                },
-                "quest_steps": {row[:2]: row[2] for row in ask("quest, step, reached", "quest_steps")},
-            }
+        options = f'-c search_path="{schema_of(tenant)}" -c timezone=UTC'
+        with psycopg.connect(settings.postgres_dsn, options=options) as connection:
+            there = connection.execute(
+                "SELECT relname FROM pg_class WHERE relnamespace = current_schema()::regnamespace AND relkind = 'r'"
+            )
+            tables = {name for (name,) in there.fetchall()} - {"position", "migrations", "parked"}
+            return {table: rows for table, rows in read(connection, tables).items() if rows}
 
 
 class Analytics:
