@@ -4,11 +4,8 @@ import pytest
 
 from benchmarks.auditing import as_measurement, audits_on
 from benchmarks.big_log import big_log
-from benchmarks.crew import SERVERS_ONLY
 from benchmarks.hashing import signer_vs_hashlib
-from benchmarks.lab import lab
 from benchmarks.proving import proof_p99_ms_on
-from benchmarks.signing import signer_vs_bare_on
 
 SIZE = 1_000
 
@@ -39,12 +36,3 @@ def test_leaf_link_and_tree_are_set_beside_three_bare_digests():
 
     assert 0 < measured.value < 2
     assert measured.details["events"] == 768
-
-
-def test_every_event_that_was_appended_is_signed():
-    with lab(SERVERS_ONLY) as found:
-        measured = signer_vs_bare_on(found, rounds=1, events=SIZE)
-
-    assert measured.value > 0
-    assert measured.details["rounds"][0]["checkpoints"] >= 1
-    assert measured.details["freshness_p99_s"] > 0

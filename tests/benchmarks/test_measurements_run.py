@@ -19,6 +19,7 @@ from benchmarks.latency import command_p99_ms_at_2000_on
 from benchmarks.ranks import rank_us_on
 from benchmarks.rebuilds import fill, rebuild_vs_reader_on
 from benchmarks.scaling import workers_1_2_4_on
+from benchmarks.signing import signer_vs_bare_on
 
 SIZE = 40
 
@@ -113,3 +114,11 @@ def test_every_event_of_the_load_is_seen_in_every_projection(found, monkeypatch)
 
     assert measured.value > 0
     assert set(measured.details["freshness_ms"][STEADY]) == {"leaderboards", "readmodels", "analytics"}
+
+
+def test_every_event_that_was_appended_is_signed(found):
+    measured = signer_vs_bare_on(found, rounds=1, events=1_000)
+
+    assert measured.value > 0
+    assert measured.details["rounds"][0]["checkpoints"] >= 1
+    assert measured.details["freshness_p99_s"] > 0

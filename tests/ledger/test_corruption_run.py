@@ -14,7 +14,7 @@ def base(tmp_path_factory):
 
 
 def test_every_damage_of_the_sample_is_found_and_its_object_named(base):
-    found = corruption.try_cases(base, 2014, 0, 160)
+    found = corruption.try_cases(base, 2014, 0, 100)
 
     assert (found.missed, found.crashed, found.unnamed) == ([], [], [])
     assert set(found.tried) == set(KINDS)

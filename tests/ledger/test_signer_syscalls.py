@@ -4,7 +4,7 @@ import pytest
 
 from simulations import crashes
 
-SAMPLE = 9
+SAMPLE = 7
 
 
 @pytest.fixture(scope="module")

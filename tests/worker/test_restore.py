@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from adapters import cli
+from adapters import cli, restore
 from adapters.jetstream import streams
 from adapters.jetstream.append import BatchPublisher
 from adapters.jetstream.connection import api, connect
@@ -186,9 +186,10 @@ async def follow(installed, tenant, records):
 
 
 @pytest.fixture
-def logged(installed, tenant):
-    """A log of 2,500 events whose stream is not there; returns their bodies."""
-    story = random_story(tenant, 5, events=2_500)
+def logged(installed, tenant, monkeypatch):
+    """A log of some hundred events whose stream is not there, and batches that are smaller; returns their bodies."""
+    monkeypatch.setattr(restore, "BATCH_MESSAGES", 99)
+    story = random_story(tenant, 5, events=400)
     asyncio.run(follow(installed, tenant, story.records))
     return [record.body for record in story.records]
 
@@ -220,18 +221,16 @@ def test_an_interrupted_restore_goes_on_and_nothing_runs_before_it_is_whole(
 
     monkeypatch.setattr(BatchPublisher, "append", twice)
     code, out = ask(capsys, "restore", "--tenant", tenant, *ANY_TIME)
-    assert (code, calls[:2]) == (2, [999, 999])
+    assert (code, calls[:2]) == (2, [99, 99])
     assert "run tally restore again, it goes on" in out
     with pytest.raises(WrongStream, match="holds a part of its history: finish tally restore first"):
         asyncio.run(look(installed, tenant, streams.describe))
 
-    monkeypatch.undo()
-    for field, (variable, _) in SOURCES.items():
-        monkeypatch.setenv(variable, str(getattr(installed, field)))
+    monkeypatch.setattr(BatchPublisher, "append", append)
     code, out = ask(capsys, "restore", "--tenant", tenant, "--json", *ANY_TIME)
 
     assert code == 0, out
-    assert (json.loads(out)["events"], json.loads(out)["already"]) == (len(logged), 1_998)
+    assert (json.loads(out)["events"], json.loads(out)["already"]) == (len(logged), 198)
     assert asyncio.run(look(installed, tenant, bodies_of)) == logged
     assert asyncio.run(look(installed, tenant, streams.describe)).partitions == 8
 
@@ -274,13 +273,13 @@ def test_somebody_else_who_writes_meanwhile_stops_the_restore(installed, tenant,
 
 
 def test_a_log_that_fails_its_audit_restores_nothing(installed, tenant, logged, capsys):
-    path = installed.log_dir / tenant / "tile" / "entries" / "001"
+    path = installed.log_dir / tenant / "tile" / "entries" / "000"
     path.write_bytes(path.read_bytes().replace(b"recordedtime", b"recordedtima", 1))
 
     code, out = ask(capsys, "restore", "--tenant", tenant, *ANY_TIME)
 
     assert code == 1
-    assert "tile/entries/001" in out
+    assert "tile/entries/000" in out
     with pytest.raises(WrongStream):
         asyncio.run(look(installed, tenant, streams.describe))
 
