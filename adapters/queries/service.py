@@ -83,9 +83,13 @@ class QueryServices:
             await self._services.pop(tenant).stop()
         for tenant in wanted - self._services.keys():
             service = _TenantService(client, tenant)
-            for one in self._endpoints:
-                await service.add(one, desk)
-            await service.start()  # seen by service tools when it answers
+            try:
+                for one in self._endpoints:
+                    await service.add(one, desk)
+                await service.start()  # seen by service tools when it answers
+            except BaseException:
+                await service.stop()
+                raise
             self._services[tenant] = service
 
 

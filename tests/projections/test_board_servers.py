@@ -1,17 +1,19 @@
-"""Leaderboards on a node of a Redis Cluster."""
+"""Leaderboards on servers of their own: a node of a cluster, and one that was killed and lost the end of its log."""
 
 import asyncio
 import dataclasses
+import os
 import random
 import socket
 import subprocess
 import time
 
+import pytest
 from board_fold import board_fold
 from sinks import Leaderboards
 from stories import random_story
 from test_defined_boards import DEFINED, board_of, contents, make
-from test_followers import feed
+from test_followers import feed, require_fold
 
 from adapters.embedded_probe import redis_answers
 from adapters.embedded_servers import find_valkey_server
@@ -45,20 +47,44 @@ def test_a_node_of_a_cluster_takes_every_script(settings, tenant, tmp_path):
             slots = {await client.execute_command("CLUSTER", "KEYSLOT", key) async for key in client.scan_iter("*")}
             assert len(slots) == 1
 
-    with Cluster(tmp_path) as node:
+    port, bus = free_port(), free_port()
+    with Server(tmp_path, port, {"cluster-enabled": "yes", "cluster-port": bus}) as node:
         asyncio.run(scenario(node))
 
 
-class Cluster:
-    """A cluster of one node."""
+@pytest.mark.parametrize("lost", [1, 700, 5_000])
+def test_a_killed_server_that_lost_the_end_of_its_log_goes_on_from_the_position_that_is_left(
+    settings, tenant, tmp_path, lost
+):
+    options = {"appendonly": "yes", "appendfsync": "no", "aof-load-truncated": "yes"}
+    port = free_port()
+    there = dataclasses.replace(settings, redis_url=f"redis://127.0.0.1:{port}/0")
+    story = random_story(tenant, seed=49, events=500)
+    with Server(tmp_path, port, options):
+        before = asyncio.run(feed(Leaderboards, there, story, random.Random(1), upto=300))
+    (log,) = tmp_path.glob("appendonlydir/*.incr.aof")
+    os.truncate(log, log.stat().st_size - lost)
 
-    def __init__(self, directory):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        options = {"port": self.port, "bind": "127.0.0.1", "dir": directory, "cluster-enabled": "yes", "save": ""}
-        # The bus would be at port + 10,000, which need not be there.
-        options |= {"cluster-port": self.port + 1 if self.port < 65_535 else self.port - 1}
+    with Server(tmp_path, port, options):
+        left = asyncio.run(Leaderboards.read_position(there, tenant))
+        asyncio.run(feed(Leaderboards, there, story, random.Random(2)))
+        asyncio.run(require_fold(Leaderboards, there, story))
+
+    assert 0 < left.stream_seq < before.stream_seq
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Server:
+    """A Valkey of this test's own; it ends by SIGKILL."""
+
+    def __init__(self, directory, port, options):
+        self.port = port
+        options = {"port": port, "bind": "127.0.0.1", "dir": directory, "save": "", **options}
         self._argv = [
             find_valkey_server(),
             *(str(part) for key, value in options.items() for part in (f"--{key}", value)),
