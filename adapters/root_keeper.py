@@ -123,14 +123,18 @@ class RootKeeper:
         try:
             with open_worm(worm) as store:
                 for path in missing:
-                    copy = store.keep(self._tenant, path, require(self._folder, path))
-                    until = copy.until.isoformat()
-                    found.copies[path] = {"place": copy.place, "version": copy.version, "until": until}
-        except CheckFailed as err:
-            found.alarms[month] = str(err)
-            self._problem(found, month, WORM, err)
+                    self._copy(store, month, path, found)
         except (TallyError, LedgerError, ModuleNotFoundError) as err:
             self._problem(found, month, WORM, err)
+
+    def _copy(self, store: WormStore, month: str, path: str, found: Kept) -> None:
+        try:
+            copy = store.keep(self._tenant, path, require(self._folder, path))
+        except CheckFailed as err:  # the others are copied all the more
+            found.alarms[path] = str(err)
+            self._problem(found, month, WORM, err)
+        else:
+            found.copies[path] = {"place": copy.place, "version": copy.version, "until": copy.until.isoformat()}
 
     def _problem(self, found: Kept, month: str, what: str, err: Exception) -> None:
         found.problems.setdefault(month, {})[what] = str(err)
@@ -141,8 +145,9 @@ class RootKeeper:
         """Keep going until `stop` is set."""
         wait_s = LOOK_EVERY_S
         tried: list[str] | None = None
-        due = 0.0
-        while not stop.wait(LOOK_EVERY_S if tried is not None else 0):
+        due = pause_s = 0.0
+        while not stop.wait(pause_s):
+            pause_s = LOOK_EVERY_S
             months = closed_months(self._folder)
             if months == tried and time.monotonic() < due:
                 continue

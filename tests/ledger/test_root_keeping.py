@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from kept_places import MONTH, NOW_MS, keep, recorded, wait_for
 
-from adapters.root_keeper import read_kept
+from adapters.root_keeper import LOCK, read_kept
 from adapters.root_status import roots_status
 from adapters.signer import Signer
 from bus.envelope import Recorded
@@ -17,6 +17,7 @@ from bus.follower import StreamIdentity
 from ledger.audit import audit_log
 from ledger.beside import stamp_path
 from ledger.errors import LedgerError, TimestampFailed
+from ledger.lock import Lock
 from ledger.months import certificate_path
 from ledger.receipt import parse_receipt, prove_entry, verify_receipt
 
@@ -161,6 +162,27 @@ def test_a_copy_that_says_something_else_is_an_alarm_and_never_written_over(plac
     assert f"s3://{bucket.name}/{key}, version" in alarm
     assert f"the copy differs from {certificate_path(MONTH)} of the log" in alarm
     assert len(bucket.client.list_object_versions(Bucket=bucket.name, Prefix=key)["Versions"]) == 1
+    assert list(read_kept(place.folder).copies) == [f"roots/{MONTH}.checkpoint"]
+
+
+def test_a_keeper_waits_for_the_one_before_it_and_then_goes_on(place, one):
+    keeper = place.write(one)
+    lock = Lock(place.log_dir / LOCK)
+    stop = threading.Event()
+    thread = threading.Thread(target=keeper.run, args=(stop,))
+    thread.start()
+    busy_s = time.process_time()
+    stop.wait(0.6)
+    busy_s = time.process_time() - busy_s
+    is_untouched = place.folder.read(stamp_path(MONTH, "one")) is None
+    lock.release()
+    wait_for(lambda: place.folder.read(stamp_path(MONTH, "one")) is not None)
+    stop.set()
+    thread.join(20)
+
+    assert is_untouched
+    assert busy_s < 0.5  # it sleeps in between
+    assert place.folder.read(stamp_path(MONTH, "one")) is not None
 
 
 def test_a_bucket_without_object_lock_is_refused_and_told(place, bucket):
