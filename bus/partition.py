@@ -247,7 +247,7 @@ class Partition:
 
     async def _keep_memory_bounded(self) -> None:
         """Passivate; write snapshots when too many may not go without, or when the tail has become long."""
-        if not self._own.passivate(self._restorer.may_go) or self._restorer.is_due(self._head_seq):
+        if not self._own.passivate(self._restorer.may_go) or self._restorer.is_due(self._head_seq, self._now_ms()):
             await self.snapshot()
             self._own.passivate(self._restorer.may_go)
 

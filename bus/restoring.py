@@ -27,6 +27,9 @@ KEEP_UP_EVENTS: Final = 20_000
 #: What is kept beside snapshots under names that no owner can have.
 NO_OWNER: Final = "$"
 REFUSED: Final = "$refused-"
+#: Those of a few owners do not wait: whoever takes over in steady traffic finds a tail of so many seconds.
+FEW_AFTER_MS: Final = 10_000
+FEW_BEHIND: Final = 1_000
 #: Owners of the tail that one call of `snapshot` brings into snapshots.
 TAIL_AT_ONCE: Final = 500
 
@@ -49,6 +52,7 @@ class Restorer:
         self._fence_seq = 0
         self._complete_to = 0
         self._rests = 0
+        self._dirty_since_ms: int | None = None
         self._is_failing = False
         self._kept = KnownIds()
         self._tail: dict[str, list[Recorded]] = {}
@@ -145,9 +149,16 @@ class Restorer:
         """Whether an owner may leave memory: what it became is in a snapshot."""
         return owner_id not in self._dirty
 
-    def is_due(self, head_seq: int) -> bool:
-        """Whether the tail has become so long that snapshots must be written though commands are waiting."""
-        return head_seq - self._complete_to > BEHIND_MAX
+    def is_due(self, head_seq: int, now_ms: int) -> bool:
+        """Whether snapshots must be written though commands are waiting.
+
+        Either the tail has become long, or there are so few to write that it costs nothing (not so in a burst).
+        """
+        behind = head_seq - self._complete_to
+        if self._dirty_since_ms is None:
+            self._dirty_since_ms = now_ms
+        is_old = now_ms - self._dirty_since_ms > FEW_AFTER_MS and behind > FEW_BEHIND
+        return behind > BEHIND_MAX or (is_old and len(self._dirty) <= SNAPSHOTS_AT_ONCE)
 
     async def snapshot(self, head_seq: int) -> None:
         """Write every owner that has gone on since the last time; the batch that ends at `head_seq` is the last."""
@@ -183,6 +194,7 @@ class Restorer:
     async def _write_dirty(self, head_seq: int) -> None:
         """Write who has gone on, and what was refused; with no tail left, both are complete up to `head_seq`."""
         dirty, self._dirty = self._dirty, {}
+        self._dirty_since_ms = None
         refused = self.refusals.unkept()
         every = [(f"{REFUSED}{unkept.slot}", unkept.body) for unkept in refused]
         every += [(owner_id, snapshots.encode(owner)) for owner_id, owner in dirty.items()]

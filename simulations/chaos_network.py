@@ -28,6 +28,7 @@ class Link:
         self._server: asyncio.Server | None = None
         self._ends: set[asyncio.StreamWriter] = set()
         self._pumps: set[asyncio.Task[None]] = set()
+        self._accepted: set[asyncio.Task[Any]] = set()
 
     async def open(self) -> None:
         """Listen on a free port."""
@@ -52,22 +53,23 @@ class Link:
         self._is_closed = True
         if self._server is not None:
             self._server.close()
-        ends = list(self._ends)
         self._abort()
         for pump in self._pumps:
             pump.cancel()
-        await asyncio.gather(*self._pumps, return_exceptions=True)
-        await asyncio.gather(*(end.wait_closed() for end in ends), return_exceptions=True)
+        await asyncio.gather(*self._accepted, return_exceptions=True)
 
     def _abort(self) -> None:
         for end in self._ends:
             end.transport.abort()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        if task is not None:
+            self._accepted.add(task)
+            task.add_done_callback(self._accepted.discard)
         self._ends.add(writer)
         await self._keep(self._join(reader, writer))
-        self._ends.discard(writer)
-        writer.transport.abort()
+        await self._let_go(writer)
 
     async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await self._passes.wait()
@@ -77,13 +79,17 @@ class Link:
         self._ends.add(there_writer)
         pumps = [self._pump(reader, there_writer), self._pump(there_reader, writer)]
         try:
-            await asyncio.wait(
-                [asyncio.ensure_future(self._keep(each)) for each in pumps], return_when="FIRST_COMPLETED"
-            )
+            both = [asyncio.ensure_future(self._keep(each)) for each in pumps]
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            self._ends.discard(there_writer)
-            there_writer.transport.abort()
             writer.transport.abort()
+            await self._let_go(there_writer)
+
+    async def _let_go(self, end: asyncio.StreamWriter) -> None:
+        end.transport.abort()
+        with suppress(OSError):
+            await end.wait_closed()
+        self._ends.discard(end)
 
     async def _keep(self, work: Coroutine[Any, Any, None]) -> None:
         """Do what ends with its connection, however that ends."""

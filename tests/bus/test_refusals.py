@@ -167,3 +167,24 @@ def test_the_watermark_is_written_as_the_formats_say():
     assert snapshots.decode_watermark(2, body) == mark
     assert snapshots.decode_watermark(3, body).stream_seq == 0
     assert msgspec.json.decode(encode(2, [])) == {"format": "refusals/1", "partition": 2, "refused": []}
+
+
+def test_in_steady_traffic_of_a_few_players_snapshots_do_not_wait_for_a_pause(monkeypatch):
+    monkeypatch.setattr("bus.restoring.FEW_BEHIND", 10)
+
+    async def tell():
+        town = await town_with("p")
+        seqs = []
+        for _ in range(30):
+            town.clock_ms += 1_000
+            await town.send("MintTokens", "p", {"amount": 1})
+            await town.drain()
+            seqs.append(
+                max(snapshots.decode_watermark(n, b).stream_seq for n, (_, b) in town.snapshots.watermarks.items())
+            )
+        return seqs, len(town.store.events)
+
+    seqs, count = asyncio.run(tell())
+
+    assert 2 <= len(set(seqs)) <= 4
+    assert seqs[-1] > count // 2
