@@ -33,6 +33,7 @@ COMMANDS: dict[str, str] = {
     "leaderboard": "adapters.commands.leaderboard",
     "player": "adapters.commands.player",
     "quest": "adapters.commands.quest",
+    "segment": "adapters.commands.segment",
     "account": "adapters.commands.account",
     "prove": "adapters.commands.prove",
     "verify": "ledger.cli_verify",

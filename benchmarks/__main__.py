@@ -27,6 +27,7 @@ MEASUREMENTS: Final = {
     "hot_quest_vs_ordinary": "benchmarks.hot:hot_quest_vs_ordinary",
     "command_p99_ms_at_2000": "benchmarks.latency:command_p99_ms_at_2000",
     "intake_durable_vs_fast": "benchmarks.intake_modes:intake_durable_vs_fast",
+    "segment_p99_ms": "benchmarks.segments:segment_p99_ms",
     "rank_us": "benchmarks.ranks:rank_us",
     "worker_bytes_per_actor": "benchmarks.memory:worker_bytes_per_actor",
     "signer_vs_hashlib": "benchmarks.hashing:signer_vs_hashlib",

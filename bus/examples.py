@@ -102,6 +102,8 @@ _TOLD: Final[tuple[tuple[str, str, dict[str, Any], str, dict[str, str]], ...]] =
     ("AcceptQuest", "b20", {"quest": "sprint"}, _START, {}),
     ("ExpireAttempt", "b20", {"quest": "sprint", "attempt": 1}, _DEADLINE, {"actor": "timers"}),
     ("CloseQuest", "boston-2014", {}, _CLOSING, {"actor": "timers"}),
+    ("EnterZone", "b19", {"zone": "copley-square"}, _FINISH, {"actor": "gate"}),
+    ("LeaveZone", "b19", {}, _FINISH, {"actor": "gate"}),
     ("AddKey", "keys", _ADDED, _FINISH, {"actor": "operator"}),
     ("RetireKey", "keys", _RETIRED, _FINISH, {"actor": "operator"}),
     ("MintTokens", "b20", {"amount": 7, "reason": "met a fault of ours"}, _FINISH, {}),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, assert_never
 
-from domain import logkeys, player, quest, token
+from domain import logkeys, player, quest, token, zone
 from domain.errors import NotRegistered, UnknownRecipient
 from domain.logkeys import AddKey, KeysState, RetireKey
 from domain.player import (
@@ -23,6 +23,7 @@ from domain.player import (
 )
 from domain.quest import CloseQuest, PublishQuest, QuestState, RetireQuest, TakeSupply
 from domain.token import MintTokens, ReceiveTokens, SpendTokens, TokenState, TransferTokens
+from domain.zone import EnterZone, LeaveZone
 
 Aggregate = Literal["quest", "player", "token", "ledger"]
 AGGREGATES: tuple[Aggregate, ...] = ("quest", "player", "token", "ledger")
@@ -38,6 +39,8 @@ Command = (
     | CompleteQuest
     | AbandonQuest
     | ExpireAttempt
+    | EnterZone
+    | LeaveZone
     | MintTokens
     | SpendTokens
     | TransferTokens
@@ -80,6 +83,8 @@ COMMANDS: dict[str, tuple[str, Aggregate, type]] = {
     "CompleteQuest": (player.COMPLETE_QUEST, "player", CompleteQuest),
     "AbandonQuest": (player.ABANDON_QUEST, "player", AbandonQuest),
     "ExpireAttempt": (player.EXPIRE_ATTEMPT, "player", ExpireAttempt),
+    "EnterZone": (zone.ENTER_ZONE, "player", EnterZone),
+    "LeaveZone": (zone.LEAVE_ZONE, "player", LeaveZone),
     "MintTokens": (token.MINT_TOKENS, "token", MintTokens),
     "SpendTokens": (token.SPEND_TOKENS, "token", SpendTokens),
     "TransferTokens": (token.TRANSFER_TOKENS, "token", TransferTokens),
@@ -101,6 +106,8 @@ EVENTS: dict[str, type] = {
     player.BADGE_AWARDED: player.BadgeAwarded,
     player.QUEST_ABANDONED: player.QuestAbandoned,
     player.ATTEMPT_EXPIRED: player.AttemptExpired,
+    zone.ZONE_ENTERED: zone.ZoneEntered,
+    zone.ZONE_LEFT: zone.ZoneLeft,
     token.TOKENS_MINTED: token.TokensMinted,
     token.TOKENS_SPENT: token.TokensSpent,
     token.TOKENS_SENT: token.TokensSent,
@@ -154,6 +161,8 @@ def plan(target: Key, command: Command) -> Plan:
             return Plan((target,), (Key("quest", command.quest),))
         case PublishQuest() | RetireQuest() | CloseQuest() | RegisterPlayer() | ExpireAttempt():
             return Plan((target,))
+        case EnterZone() | LeaveZone():
+            return Plan((target,))
         case MintTokens() | SpendTokens():
             return Plan((target,), facts=(Key("player", target.id),))
         case TransferTokens():
@@ -185,6 +194,8 @@ def decide(target: Key, command: Command, states: Mapping[Key, Any], at_ms: int)
             return _all(target, player.expire(command, states[target], target.id, at_ms))
         case RegisterPlayer():
             return _all(target, player.register(command, states[target], target.id))
+        case EnterZone() | LeaveZone():
+            return _all(target, zone.decide(command, target.id, is_registered=states[target].registered))
         case MintTokens() | SpendTokens() | TransferTokens():
             return _move(target, command, states)
         case AddKey() | RetireKey():

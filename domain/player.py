@@ -24,6 +24,7 @@ from domain.errors import (
 )
 from domain.quest import QuestState, require_in_play, require_not_closed
 from domain.values import TIME_MS_LAST, AmountOrNone, ElapsedMs, EncryptedField, Line, Time, Token, to_ms, to_time
+from domain.zone import ZoneEntered, ZoneEvent, ZoneLeft
 
 # -- names as stored --------------------------------------------------------------------------------------------------
 
@@ -126,6 +127,7 @@ PlayerEvent = (
     | BadgeAwarded
     | QuestAbandoned
     | AttemptExpired
+    | ZoneEvent
 )
 
 # -- commands ---------------------------------------------------------------------------------------------------------
@@ -238,6 +240,8 @@ def evolve(state: PlayerState, event: PlayerEvent, at_ms: int) -> PlayerState:
             return _with_attempt(state, event.quest, _changed(state.attempts[event.quest], status="abandoned"))
         case AttemptExpired():
             return _with_attempt(state, event.quest, _changed(state.attempts[event.quest], status="expired"))
+        case ZoneEntered() | ZoneLeft():
+            return state
         case _:
             assert_never(event)
 

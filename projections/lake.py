@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from bus.envelope import CHAIN, COMMANDS_DECIDED
-from domain import player, quest, token
+from domain import logkeys, player, quest, token, zone
 from projections.errors import UnknownEvent
 
 NAME: Final = "analytics"
@@ -68,9 +68,10 @@ class DerivedTable(msgspec.Struct, frozen=True, kw_only=True):
 
 _said_of: Final = msgspec.json.Decoder(Said)
 #: Events that no derived table sums.
-_SILENT: Final = frozenset(
-    (COMMANDS_DECIDED, player.PLAYER_REGISTERED, quest.QUEST_RETIRED, quest.QUEST_CLOSED, quest.SUPPLY_TAKEN)
-)
+_SILENT: Final = frozenset((
+    *(COMMANDS_DECIDED, player.PLAYER_REGISTERED, quest.QUEST_RETIRED, quest.QUEST_CLOSED, quest.SUPPLY_TAKEN),
+    *(logkeys.KEY_ADDED, logkeys.KEY_RETIRED, zone.ZONE_ENTERED, zone.ZONE_LEFT),
+))
 
 _STAGES: Final = {
     player.QUEST_ACCEPTED: "accepted",

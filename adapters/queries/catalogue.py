@@ -15,6 +15,7 @@ MODULES: Final[dict[str, tuple[str, ...]]] = {
     "adapters.queries.leaderboards": ("redis_url",),
     "adapters.queries.log": ("log_dir",),
     "adapters.queries.read_models": ("postgres_dsn",),
+    "adapters.queries.segments": ("nats_url",),
 }
 NEED: Final = tuple(sorted({field for fields in MODULES.values() for field in fields}))
 

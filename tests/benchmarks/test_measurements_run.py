@@ -19,6 +19,7 @@ from benchmarks.latency import command_p99_ms_at_2000_on
 from benchmarks.ranks import rank_us_on
 from benchmarks.rebuilds import fill, rebuild_vs_reader_on
 from benchmarks.scaling import workers_1_2_4_on
+from benchmarks.segments import segment_p99_ms_on
 from benchmarks.signing import signer_vs_bare_on
 
 SIZE = 40
@@ -79,6 +80,14 @@ def test_every_question_about_a_board_is_counted_by_the_server(found):
     assert measured.value > 0
     assert len(measured.details["microseconds"]) == 6
     assert all(one["p99"] >= one["p50"] > 0 for one in measured.details["microseconds"].values())
+
+
+def test_three_ways_to_find_a_segment_count_the_same_players(found):
+    measured = segment_p99_ms_on(found, rounds=1, size=2_000, questions=25)
+
+    assert measured.value > 0
+    assert measured.details["sizes"]["largest"] > 0
+    assert all(measured.details[way]["p50"] > 0 for way in ("ours_ms", "postgres_ms", "redis_sets_ms"))
 
 
 def test_the_library_on_postgres_stores_the_same_completions(found):
