@@ -8,7 +8,7 @@ import pytest
 from board_fold import board_fold
 from sinks import Leaderboards
 from stories import random_story
-from test_followers import feed
+from test_followers import feed, require_fold
 from test_rebuild import Live
 
 from adapters import cli
@@ -17,11 +17,13 @@ from adapters.generations import generations
 from adapters.jetstream import streams
 from adapters.jetstream.connection import connect
 from adapters.redis_boards import LeaderboardFollower
+from adapters.redis_keys import Keys
+from adapters.redis_keys import connect as connect_redis
 from adapters.redis_ranks import Boards
 from adapters.settings import SOURCES
 from bus.errors import WrongStream
 from projections.boards import Board, decode_settings
-from projections.errors import RebuildRefused, WrongBoard
+from projections.errors import ProjectionError, RebuildRefused, WrongBoard
 from projections.generations import LIVE
 from projections.windows import Season, labels, zone_of
 
@@ -166,21 +168,24 @@ def test_a_change_of_the_boards_waits_for_a_rebuild_which_says_that_they_differ(
     asyncio.run(scenario())
 
 
-def test_a_generation_of_another_version_of_the_projector_is_refused(settings, tenant):
-    import redis
-
-    from adapters.redis_keys import Keys
-
+def test_a_generation_of_another_version_of_the_projector_is_refused_and_a_rebuild_replaces_it(settings, tenant):
     async def scenario():
         story = random_story(tenant, seed=45)
-        await feed(Leaderboards, settings, story, random.Random(1), upto=100)
-        with redis.Redis.from_url(settings.redis_url) as client:
-            for version, said in ((1, "tally rebuild leaderboards --accept"), (3_000_000, "upgrade tallyroot")):
-                client.hset(Keys(tenant).position, "version", version)
-                follower = LeaderboardFollower(settings)
-                with pytest.raises(Exception, match=said) as refused:
-                    await follower.open(tenant, story.stream)
-                assert "\n" not in str(refused.value)
+        async with Live(Leaderboards, settings, tenant, story) as live:
+            await live.tell(len(story.records))
+            await live.caught_up()
+            async with connect_redis(settings) as client:
+                for version, said in ((3_000_000, "upgrade tallyroot"), (1, "tally rebuild leaderboards --accept")):
+                    await client.hset(Keys(tenant).position, "version", version)
+                    follower = LeaderboardFollower(settings)
+                    with pytest.raises(ProjectionError, match=said) as refused:
+                        await follower.open(tenant, live.stream)
+                    assert "\n" not in str(refused.value)
+                await client.delete(*[key async for key in client.scan_iter(f"{Keys(tenant).prefix}scores:*")])
+
+            await live.rebuild().run(is_accepted=True)
+
+        await require_fold(Leaderboards, settings, story)
 
     asyncio.run(scenario())
 
