@@ -124,6 +124,9 @@ def _stage(folder: Path, role: str, keyring: Keyring, opener: KeyOpener, referen
     unknown = {one.name for one in list_keys(folder) if one.first_size is None}
     left = [name for name in key_names(folder, role) if name in unknown]
     if left:
+        kept = next(one.kept for one in list_keys(folder) if one.name == left[-1])
+        if reference not in {None, kept}:
+            raise TallyError(f"{left[-1]} of an earlier try waits ({kept}): remove its files, or leave --at out")
         return left[-1]
     name, owner = next_name(folder, role), key_name(keyring.origin, ROLES[role])
     algorithm = COSIGNATURE_ML_DSA_44 if role == LOG_PQ_KEY else ED25519
@@ -178,7 +181,7 @@ def _wait(place: Place, key: VerifierKey, leaf_index: int) -> Checkpoint:
         if time.monotonic() > deadline:
             raise TallyError(
                 f"entry {leaf_index} tells of {key.label}, and no checkpoint covers it after {place.wait_s:g} s: does "
-                "the signer run, and has it this folder of keys? (tally status); repeat the command to see"
+                "the signer run, and has it this folder of keys? tally keys list shows when it has turned"
             )
         time.sleep(LOOK_EVERY_S)
     turned = next((one for one in list_keys(place.folder) if one.key == key), None)

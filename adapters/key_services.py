@@ -16,8 +16,9 @@ from typing import Final
 
 from adapters.errors import TallyError
 from ledger.errors import excerpt
-from ledger.keys import KeyOpener, Passphrase, SigningKey, SigningService
+from ledger.keys import KeyOpener, Passphrase, SigningKey, SigningService, split_secret
 from ledger.passphrase import is_configured, passphrase_from
+from ledger.primitives import require_random_seed
 
 ENTRY_POINTS: Final = "tally.keys"
 _OURS: Final = ("env", "file", "exec", "pkcs11")
@@ -75,7 +76,9 @@ def open_env(environ: Mapping[str, str], variable: str, passphrase: Passphrase) 
     text = environ.get(variable)
     if not text:
         raise TallyError(f"{variable} is not set: it must hold the private key, a line as in a .key file")
-    return LocalKey(SigningKey.parse(text.removesuffix("\n"), passphrase))
+    secret = split_secret(text.removesuffix("\n"), passphrase)
+    require_random_seed(variable, secret[3])
+    return LocalKey(SigningKey.of_secret(*secret))
 
 
 def _open_plugged(scheme: str, reference: str, name: str, algorithm: int) -> SigningService:

@@ -1,6 +1,7 @@
 """Private keys at rest: under a passphrase, readable by nobody else, refused when weak or changed."""
 
 import unicodedata
+from functools import cache
 from itertools import count
 from pathlib import Path
 
@@ -23,6 +24,7 @@ PASSPHRASE = "correct horse ☃ battery"
 CHEAP = 14
 
 
+@cache
 def sealed(passphrase=PASSPHRASE, algorithm=ED25519, log2_n=CHEAP):
     key = public_key("log.example.org/boston", algorithm, SEED)
     return encrypt_key(key, SEED, passphrase, salt=bytes(range(16)), nonce=bytes(range(12)), log2_n=log2_n)

@@ -1,6 +1,7 @@
 """Keys are rotated under one origin: the log tells of it, the signer obeys, and only when it is approved."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from bus.snapshots import decode, encode
 from domain.catalogue import AGGREGATES, aggregates_of
 from ledger.encoding import encode_base64
 from ledger.errors import HistoryForked, KeyRefused, SignatureFailed, WrongUse
+from ledger.files import Folder
 from ledger.keyevents import KeyHistory
 from ledger.keyfolder import CERTIFICATE, LOG, list_keys, name_of
 from ledger.keyring import load_keyring
@@ -299,3 +301,76 @@ def test_the_owner_of_the_keys_is_restored_from_history():
 
     assert owner.actors["ledger"].version == 2
     assert decode(encode(owner)) is None
+
+
+class Dying(Folder):
+    """Dies at one replacement of a file, before it or after it."""
+
+    left = 10**9
+    is_after = False
+
+    def replace(self, path, data, **options):
+        type(self).left -= 1
+        if self.left == 0 and not self.is_after:
+            raise OSError("killed")
+        super().replace(path, data, **options)
+        if self.left == 0:
+            raise OSError("killed")
+
+
+@pytest.mark.parametrize("is_after", [False, True])
+def test_a_signer_killed_at_any_replacement_of_a_file_turns_its_keys_once(tmp_path, monkeypatch, is_after):
+    monkeypatch.setattr("ledger.keyring.has_ml_dsa_44", lambda: False)  # Ed25519 alone: many lives are lived here
+    rotating = Rotating(tmp_path)
+    rotating.stage("log-ed25519-2")
+    rotating.run(rotating.players(2))
+    entries = [
+        rotating.add("log-ed25519-2", "log-ed25519"),
+        *rotating.players(2),
+        rotating.retire("log-ed25519", "log-ed25519-2"),
+    ]
+    saved = tmp_path / "saved"
+    for part in ("log", "keys"):
+        shutil.copytree(tmp_path / part, saved / part)
+    for module in ("writer", "rotation"):
+        monkeypatch.setattr(f"ledger.{module}.Folder", Dying)
+    monkeypatch.setattr(Dying, "is_after", is_after)
+    deaths = 0
+    for number in range(1, 40):
+        for part in ("log", "keys"):
+            shutil.rmtree(tmp_path / part)
+            shutil.copytree(saved / part, tmp_path / part)
+        Dying.left = number
+
+        has_died = live(rotating, entries)
+        Dying.left = 10**9
+        live(rotating, entries)
+
+        deaths += has_died
+        rotating.audit()
+        rows = {row.name: (row.first_size, row.last_size) for row in list_keys(rotating.keyring.folder)}
+        assert (rows["log-ed25519"], rows["log-ed25519-2"]) == ((0, 5), (3, None))
+        assert rotating.key("log-ed25519").key.label not in rotating.signers_of()
+        if not has_died:
+            break
+    assert 5 <= deaths < 39
+
+
+def live(rotating, entries):
+    """A signer's life: it takes what its log lacks and signs twice; whether it was killed."""
+    rotating.keyring = load_keyring(rotating.keyring.folder)
+    folder = Dying(rotating.log_dir)
+    try:
+        writer = rotating.open(rotating.now_ms, folder)
+    except OSError:
+        return True
+    try:
+        for end in (4, 6):
+            writer.append(entries[writer.tree_size - 2 : end - 2])
+            writer.sign(rotating.now_ms)
+        writer.close(rotating.now_ms)
+    except OSError:
+        return True
+    finally:
+        writer.abandon()
+    return False
