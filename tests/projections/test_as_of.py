@@ -27,10 +27,10 @@ def happened_by(story, moment):
 
 @pytest.fixture(scope="module")
 def told(settings):
-    story = random_story("t-as-of", seed=80, events=500, is_in_order=True)
+    story = random_story("t-as-of", seed=80, events=350, is_in_order=True)
     asyncio.run(write(settings, story))
     times = sorted({json.loads(record.body)["time"] for record in story.records})
-    return story, [datetime.fromisoformat(times[len(times) * part // 5]) for part in (1, 2, 3, 4)]
+    return story, [datetime.fromisoformat(times[len(times) * part // 5]) for part in (1, 3, 4)]
 
 
 def test_a_statement_as_of_any_moment_is_the_sum_of_what_had_happened(settings, told):
@@ -166,14 +166,14 @@ def test_the_commands_show_what_the_queries_say(settings, told, monkeypatch, cap
     for field, (variable, _) in SOURCES.items():
         monkeypatch.setenv(variable, str(getattr(settings, field)))
     monkeypatch.setenv("TALLY_TENANT", story.tenant)
-    moment = moments[2].isoformat().replace("+00:00", "Z")
+    moment = moments[1].isoformat().replace("+00:00", "Z")
 
     def ask(*arguments):
         assert main(list(arguments)) == 0
         return capsys.readouterr().out
 
     funnel = json.loads(ask("quest", "funnel", "race", "--as-of", moment, "--json"))
-    assert funnel["accepted"] == happened_by(story, moments[2])["quests"]["race"]["accepted"]
+    assert funnel["accepted"] == happened_by(story, moments[1])["quests"]["race"]["accepted"]
     assert "completed" in ask("quest", "funnel", "race")
     account = json.loads(ask("account", TREASURY, "--as-of", "2014-04-21", "--json", "-n", "3"))
     assert account["balance"] == account["opening"] + sum(posting["amount"] for posting in account["postings"])

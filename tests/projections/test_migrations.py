@@ -23,7 +23,7 @@ from adapters.postgres_schema import MIGRATIONS, READ_MODELS, Migration, Tables,
 from bus.envelope import Recorded
 from bus.follower import StreamIdentity
 from projections.errors import Fenced, NewerSchema, SinkUnavailable, Switched
-from projections.generations import LIVE, NEXT
+from projections.generations import LIVE, NEXT, PREVIOUS
 
 FROZEN = Path(__file__).parent / "frozen"
 STREAM = StreamIdentity("EVENTS_frozen", "2026-11-21T10:00:00.123456789Z")
@@ -115,6 +115,40 @@ def test_a_migrated_schema_and_a_new_one_are_the_same_to_a_rebuild(settings, ten
         assert {"days", "quest_days", "attempts", "postings"} < set(live.hashes)
 
     asyncio.run(scenario())
+
+
+def test_a_generation_that_goes_live_has_every_key_index_policy_and_right_of_the_one_before(settings, tenant):
+    def made(connection, schema):
+        def ask(query):
+            return sorted(str(row).replace(schema, "") for row in connection.execute(query, [schema]).fetchall())
+
+        return (
+            ask("SELECT indexdef FROM pg_indexes WHERE schemaname = %s"),
+            ask("SELECT tablename, policyname, roles, cmd, qual, with_check FROM pg_policies WHERE schemaname = %s"),
+            ask("SELECT relname, relacl, relforcerowsecurity, reloptions FROM pg_class "
+                "WHERE relnamespace = to_regnamespace(quote_ident(%s)) AND relkind IN ('r', 'v')"),
+            ask("SELECT nspacl FROM pg_namespace WHERE nspname = %s"),
+        )  # fmt: skip
+
+    async def scenario():
+        story = random_story(tenant, seed=74, events=60)
+        await write(settings, story)
+        store = ReadModelGenerations(settings, tenant)
+        follower = await store.follower(NEXT)
+        await follower.open(tenant, story.stream)
+
+        async def feed(upto_seq):
+            await follower.apply(story.batch(1, upto_seq))
+
+        await store.switch(NEXT, feed)
+        await follower.close()
+
+    asyncio.run(scenario())
+
+    with psycopg.connect(settings.postgres_dsn) as connection:
+        live, previous = (made(connection, schema_of(tenant, generation)) for generation in (LIVE, PREVIOUS))
+    assert live == previous
+    assert [len(part) for part in live] > [14, 28, 17, 0]
 
 
 def test_a_projector_of_the_former_version_is_told_that_it_was_overtaken(settings, tenant):

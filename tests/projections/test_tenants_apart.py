@@ -35,7 +35,10 @@ WHERE relkind IN ('r', 'v', 'm', 'p', 'f') AND nspname <> 'information_schema'
 def log_in(settings, tenant):
     """A session as the tenant's reader, who may write as far as the server lets anybody."""
     return psycopg.connect(
-        reader_dsn(settings, tenant), autocommit=True, options="-c default_transaction_read_only=off"
+        reader_dsn(settings, tenant),
+        autocommit=True,
+        prepare_threshold=None,
+        options="-c default_transaction_read_only=off",
     )
 
 
@@ -67,6 +70,13 @@ def administrator_pid(settings):
         yield connection.info.backend_pid
 
 
+@pytest.fixture(scope="module")
+def hostile(settings, neighbours):
+    """The session of the first tenant's reader that attacks."""
+    with log_in(settings, neighbours[0].tenant) as connection:
+        yield connection
+
+
 def seen(connection, word):
     """In which relations a session can read a word, and how many it can read."""
     found, readable = [], 0
@@ -78,12 +88,11 @@ def seen(connection, word):
     return found, readable
 
 
-def test_whatever_a_reader_can_select_holds_nothing_that_another_tenant_wrote(settings, neighbours):
+def test_whatever_a_reader_can_select_holds_nothing_that_another_tenant_wrote(settings, neighbours, hostile):
     mine, theirs, word = neighbours
 
-    with log_in(settings, mine.tenant) as hostile:
-        found, readable = seen(hostile, word)
-        own, _ = seen(hostile, "gift")
+    found, readable = seen(hostile, word)
+    own, _ = seen(hostile, "gift")
     with psycopg.connect(settings.postgres_dsn, autocommit=True) as administrator:
         everything, _ = seen(administrator, word)
 
@@ -188,7 +197,7 @@ CHECKPOINT
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_a_hostile_statement_is_refused(settings, neighbours, administrator_pid, attack):
+def test_a_hostile_statement_is_refused(settings, neighbours, administrator_pid, hostile, attack):
     mine, theirs, word, pid = *neighbours, administrator_pid
     login = conninfo_to_dict(settings.postgres_dsn)
 
@@ -208,8 +217,10 @@ def test_a_hostile_statement_is_refused(settings, neighbours, administrator_pid,
         database=login["dbname"],
     )
 
-    with log_in(settings, mine.tenant) as hostile, pytest.raises(REFUSED) as refused:
+    with pytest.raises(REFUSED) as refused:
         hostile.execute(statement)  # type: ignore[arg-type]
+    hostile.execute("ROLLBACK")
+    hostile.execute("DISCARD ALL")
 
     assert word not in str(refused.value)
 
