@@ -45,14 +45,23 @@ class Owner:
         return found
 
 
+class Gap(Exception):
+    """An event is missing between what is known of an aggregate and what came after."""
+
+
 def advance(owner: Owner, history: Iterable[Recorded]) -> Owner:
-    """An owner as its history goes on, events that it knows passed over; `known` keeps each command's first event."""
+    """An owner as its history goes on, events that it knows passed over; `known` keeps each command's first event.
+
+    Raises `Gap` when an event does not follow the one before.
+    """
     for record in history:
         event = record.event
         aggregate = event.subject.partition("/")[0]
         actor = owner.actor(aggregate)
         if record.stream_seq <= actor.stream_seq:
             continue
+        if event.aggregateversion != actor.version + 1:
+            raise Gap(f"{event.id} is event {record.stream_seq}, what is known ends at version {actor.version}")
         actor.state = catalogue.evolve(aggregate, actor.state, record.data, to_ms(event.time))
         actor.version = event.aggregateversion
         actor.stream_seq = record.stream_seq

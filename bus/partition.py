@@ -148,7 +148,7 @@ class Partition:
         self.decided_seq = 0 if self._head is None else self._head.decided.last_seq
         await self._poison.take_over(self._is_own)
         self._foreign.clear()
-        self._own.restart(await self._restorer.take_over(self._is_own, self._now_ms()))
+        self._own.restart(await self._restorer.take_over(self._is_own, self._head_seq, self._now_ms()))
 
     async def _follow(self, source: CommandSource) -> None:
         deliveries: list[Delivery] = []

@@ -10,7 +10,7 @@ from typing import Final
 from bus import snapshots
 from bus.envelope import Recorded
 from bus.errors import AppendRefused, OutcomeUnknown, StoreUnavailable
-from bus.owners import KnownIds, Owner, advance
+from bus.owners import Gap, KnownIds, Owner, advance
 from bus.ports import EventStore, SnapshotStore, Tail
 from bus.refusals import KEPT_MS, Refusals
 from domain.values import to_ms
@@ -59,8 +59,11 @@ class Restorer:
         self._by_history: set[str] = set()
         self._dirty: dict[str, Owner | None] = {}
 
-    async def take_over(self, is_own: Callable[[str], bool], now_ms: int) -> Iterable[str]:
-        """Fence the worker before, find the snapshots, read the tail; returns everybody who has a history."""
+    async def take_over(self, is_own: Callable[[str], bool], head_seq: int, now_ms: int) -> Iterable[str]:
+        """Fence the worker before, find the snapshots, read the tail; returns everybody who has a history.
+
+        The tail must reach the partition's last batch, `head_seq`: a leader that was just elected may end before.
+        """
         found = await self._snapshots.watermark(self._partition)
         self._fence_seq, body = found or (0, b"")
         watermark = snapshots.decode_watermark(self._partition, body)
@@ -79,6 +82,8 @@ class Restorer:
             self._tail = stretch.by_owner
             for record in stretch.decided:
                 self.refusals.remember(record.data.refused, to_ms(record.event.recordedtime))
+            if stretch.is_last and stretch.end_seq < head_seq:
+                raise StoreUnavailable(f"the event stream ends at {stretch.end_seq}, it was at {head_seq} already")
             if stretch.is_last:
                 return chain(every, came, self._tail)
             came.update(self._tail)
@@ -121,6 +126,8 @@ class Restorer:
         if owner is None and owner_id in self._kept:
             return None
         restored = advanced(owner or Owner(), tail)
+        if isinstance(restored, Gap):  # a snapshot from before, or others wrote below the watermark
+            return None
         return self._noted(owner_id, restored) if tail else restored
 
     def _noted(self, owner_id: str, restored: Owner | Exception) -> Owner | Exception:

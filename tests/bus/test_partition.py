@@ -8,6 +8,7 @@ from harness import PARTITIONS, QUEST, Town, said, town_with
 from bus import subjects
 from bus.batch import REFUSALS_MAX
 from bus.envelope import BODY_BYTES_MAX
+from bus.errors import StoreUnavailable
 from bus.partition import Overtaken
 from bus.refusals import KEPT_MS
 
@@ -292,3 +293,64 @@ def test_a_thousand_duplicates_are_answered_with_few_reads():
         first, second = town.outcomes(name)
         assert first["data"] == second["data"]
     assert reads < 20
+
+
+def test_a_snapshot_that_ends_before_the_tail_begins_is_not_believed():
+    async def story():
+        town = await town_with("p")
+        await town.snapshot()
+        old = dict(town.snapshots.bodies)
+        await completed(town, "p")
+        await town.snapshot()
+        await town.send("AcceptQuest", "p", {"quest": "q"}, "again")
+        await town.drain()
+        town.snapshots.bodies.update(old)  # what a replica that was behind, or a write that was lost, leaves
+        await town.restart()
+        await town.send("MintTokens", "p", {"amount": 1}, "mint")
+        await town.drain()
+        await town.send("SpendTokens", "p", {"amount": 4}, "spend")
+        await town.drain()
+        return [town.outcome(name) for name in ("again", "mint", "spend")]
+
+    again, mint, spend = asyncio.run(story())
+
+    assert again == ("refused", "already-completed")
+    assert mint == ("accepted", ["token.p.2"])
+    assert spend == ("accepted", ["token.p.3"])
+
+
+def test_a_state_is_never_put_together_from_events_with_one_missing():
+    async def story():
+        town = await town_with("p")
+        await town.snapshot()
+        old = dict(town.snapshots.bodies)
+        await completed(town, "p")
+        await town.snapshot()
+        await town.send("PublishQuest", "r", {**QUEST, "title": "R"})
+        await town.drain()
+        await town.send("AcceptQuest", "p", {"quest": "r"})
+        await town.drain()
+        town.snapshots.bodies.update(old)
+        await town.restart()
+        await town.send("CompleteQuest", "p", {"quest": "r", "elapsed_ms": 5}, "second")
+        await town.drain()
+        totals = [json.loads(body)["data"]["total"] for _, body in town.store.events if b"xp-awarded/1" in body]
+        return totals, town.outcome("second")[0]
+
+    assert asyncio.run(story()) == ([10, 20], "accepted")
+
+
+def test_a_tail_that_ends_before_the_last_batch_is_no_take_over():
+    async def story():
+        town = await town_with("p")
+        real = town.store.since
+
+        async def behind(after_seq, partition, is_own):
+            found = await real(after_seq, partition, is_own)
+            return found._replace(end_seq=1, is_last=True)
+
+        town.store.since = behind
+        with pytest.raises(StoreUnavailable, match="ends at 1, it was at"):
+            await town.restart()
+
+    asyncio.run(story())
