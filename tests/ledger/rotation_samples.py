@@ -29,10 +29,10 @@ class Rotating(Installation):
     def key(self, name):
         return KeyOpener().open(self.keyring.folder, name)
 
-    def stage(self, name, role=LOG):
+    def stage(self, name, role=LOG, algorithm=ED25519):
         """A new key in the folder that the policy does not know."""
         owner = ORIGIN if role == LOG else f"{ORIGIN}/certificates"
-        key, seed = new_key(owner, ED25519)
+        key, seed = new_key(owner, algorithm)
         write_key(self.keyring_files, name, key, seed, None)
         return key
 
