@@ -17,6 +17,7 @@ from adapters.redis_keys import (
     Keys,
     connect,
     live_keys,
+    require_no_eviction,
     require_version,
     stored_of,
     unavailable,
@@ -59,6 +60,7 @@ class LeaderboardFollower:
         self._client = connect(self._settings)
         self._apply = Script(self._client, APPLY)
         try:
+            await require_no_eviction(self._client)
             named = Keys(tenant, self._generation)
             self._keys = await live_keys(self._client, tenant) if self._generation == LIVE else named
             self._position = await self._open(tenant, stream, self._client)

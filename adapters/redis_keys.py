@@ -136,6 +136,17 @@ def unavailable(err: RedisError) -> ProjectionError:
     return SinkUnavailable(f"Redis refuses: {said}; free memory or make it writable, then it goes on by itself")
 
 
+async def require_no_eviction(client: redis.Redis) -> None:
+    """Refuse a server that may throw boards away to make room; raises `ProjectionError`."""
+    found = await client.info("memory")
+    policy = str(found.get("maxmemory_policy", ""))
+    if int(found.get("maxmemory", 0)) and policy.startswith("allkeys"):
+        raise ProjectionError(
+            f"{NAME}: Redis has maxmemory-policy {policy}, which throws boards away when memory is short and nobody "
+            "notices: set noeviction (or a volatile one: boards never expire)"
+        )
+
+
 async def live_keys(client: redis.Redis, tenant: str) -> Keys:
     """The keys of the generation that readers see."""
     live = await client.get(Keys(tenant).live)

@@ -95,7 +95,7 @@ def _inversions(board: Board, official: Mapping[str, Official]) -> list[tuple[st
 
 def check_moments(moments: Sequence[Moment], folded: Mapping[int, Mapping[str, str]]) -> Finding:
     """At every moment that was looked at, each board held what the fold of the stream up to that event gives."""
-    name = "boards during the replay = fold"
+    name = "boards all along = fold"
     if not moments:
         return Finding(name, ok=False, detail="no moment of the replay was looked at")
     for moment in moments:

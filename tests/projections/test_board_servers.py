@@ -19,6 +19,7 @@ from adapters.embedded_probe import redis_answers
 from adapters.embedded_servers import find_valkey_server
 from adapters.redis_keys import connect
 from adapters.redis_ranks import Boards
+from projections.errors import ProjectionError
 
 
 def test_a_node_of_a_cluster_takes_every_script(settings, tenant, tmp_path):
@@ -71,6 +72,22 @@ def test_a_killed_server_that_lost_the_end_of_its_log_goes_on_from_the_position_
         asyncio.run(require_fold(Leaderboards, there, story))
 
     assert 0 < left.stream_seq < before.stream_seq
+
+
+@pytest.mark.parametrize(("policy", "is_refused"), [("allkeys-lru", True), ("volatile-lru", False)])
+def test_a_server_that_may_throw_boards_away_is_refused(settings, tenant, tmp_path, policy, is_refused):
+    port = free_port()
+    there = dataclasses.replace(settings, redis_url=f"redis://127.0.0.1:{port}/0")
+    story = random_story(tenant, seed=50, events=100)
+
+    with Server(tmp_path, port, {"maxmemory": "1gb", "maxmemory-policy": policy}):
+        if not is_refused:
+            asyncio.run(feed(Leaderboards, there, story, random.Random(1)))
+            return
+        with pytest.raises(ProjectionError, match=r"maxmemory-policy allkeys-lru.* set noeviction") as refused:
+            asyncio.run(feed(Leaderboards, there, story, random.Random(1)))
+
+    assert "\n" not in str(refused.value)
 
 
 def free_port():
