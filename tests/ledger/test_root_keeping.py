@@ -4,6 +4,8 @@ import asyncio
 import shutil
 import threading
 import time
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import pytest
@@ -18,8 +20,9 @@ from ledger.audit import audit_log
 from ledger.beside import stamp_path
 from ledger.errors import LedgerError, TimestampFailed
 from ledger.lock import Lock
-from ledger.months import certificate_path
+from ledger.months import certificate_path, month_of
 from ledger.receipt import parse_receipt, prove_entry, verify_receipt
+from ledger.remote import Website
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed (Debian: openssl)")
 
@@ -39,6 +42,32 @@ def test_a_closed_month_is_stamped_by_two_authorities_and_audited_with_both(plac
     assert [claim.rpartition(" ")[2] for claim in claims] == ["one", "two"]
     assert keep(keeper)
     assert server.asked == 1
+
+
+def test_an_audit_over_the_web_asks_for_the_stamps_of_the_authorities_that_the_policy_names(place, one):
+    keep(place.write(one))
+    handler = partial(QuietHandler, directory=str(place.log_dir))
+    website = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=website.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    source = Website(f"http://127.0.0.1:{website.server_port}", month_of(NOW_MS))
+    path = stamp_path(MONTH, "one")
+    good = place.folder.read(path)
+    try:
+        claims = [claim for claim in audit_log(source, place.policy()).claims if claim.name == "time stamp"]
+        place.folder.replace(path, good[:-1] + bytes([good[-1] ^ 1]))
+        with pytest.raises(TimestampFailed, match="time stamp of one, signature: expected a good one"):
+            audit_log(source, place.policy())
+    finally:
+        source.close()
+        website.shutdown()
+        website.server_close()
+
+    assert len(claims) == 1
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
 
 
 def test_a_receipt_holds_the_time_stamps_and_verifies_offline(place, one):
