@@ -10,6 +10,7 @@ from adapters.embedded import EmbeddedServers
 from adapters.settings import SOURCES, Settings
 
 # What the shell of the person who runs the tests points at is nothing that a test may touch.
+_MUST_RUN_ALL = os.environ.get("TALLY_SKIP_NOTHING", "") == "1"
 for _name in [name for name in os.environ if name.startswith("TALLY_")]:
     del os.environ[_name]
 
@@ -18,6 +19,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """How long the crash tests of the projectors go on, and with which random choices."""
     parser.addoption("--projector-kills", type=int, default=3, metavar="N", help="kills for each projector")
     parser.addoption("--projector-seed", type=int, default=None, metavar="SEED", help="repeat what a run printed")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """With TALLY_SKIP_NOTHING=1, as `.ci/run` sets it, a test that is skipped is a failure of the run."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    skipped = reporter.stats.get("skipped", []) if reporter else []
+    if _MUST_RUN_ALL and skipped:
+        reporter.write_line(f"{len(skipped)} tests were skipped, none may be here (TALLY_SKIP_NOTHING=1)", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture(scope="session")
