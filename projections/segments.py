@@ -21,8 +21,8 @@ from typing import Annotated, Any, Final, Literal, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
-from bus.envelope import COMMANDS_DECIDED, Recorded
-from domain.catalogue import EVENTS
+from bus.envelope import Recorded
+from bus.gist import KINDS, gist_of
 from domain.player import (
     ATTEMPT_EXPIRED,
     PLAYER_REGISTERED,
@@ -213,23 +213,31 @@ _SAYS: Final[dict[str, Callable[[Any], tuple[str, str, Any]]]] = {
 _ACTIVITY: Final = frozenset((PLAYER_REGISTERED, QUEST_ACCEPTED, STEP_REACHED, QUEST_COMPLETED, QUEST_ABANDONED)) | {
     *(ZONE_ENTERED, ZONE_LEFT, TOKENS_SPENT, TOKENS_SENT)
 }
-_KNOWN: Final = frozenset((*EVENTS, COMMANDS_DECIDED))
+
+
+def _registered(player: str, data: Any) -> list[Fact]:
+    groups = (Fact(player, "group", name, getattr(data, name)) for name in ("region", "cohort"))
+    return [Fact(player, "registered", "", None), *groups]
 
 
 def project(records: Sequence[Recorded]) -> list[Fact]:
     """What the records say of players, in order; raises `UnknownEvent` for a type that nobody here knows."""
     facts: list[Fact] = []
     for record in records:
-        event = record.event
-        kind = event.type
-        player = event.subject.partition("/")[2]
-        if kind == PLAYER_REGISTERED:
-            facts.append(Fact(player, "registered", "", None))
-            facts += [Fact(player, "group", name, getattr(record.data, name)) for name in ("region", "cohort")]
-        elif says := _SAYS.get(kind):
-            facts.append(Fact(player, *says(record.data)))
-        elif kind not in _KNOWN:
-            raise UnknownEvent(NAME, record.stream_seq, kind)
-        if kind in _ACTIVITY:
-            facts.append(Fact(player, "number", "second", max(0, to_ms(event.time) // 1_000)))
+        gist = gist_of(record)
+        kind = type(gist)
+        player = gist.subject.partition("/")[2] if gist is not None else ""
+        if says := _SAYS_OF.get(kind):
+            facts.append(Fact(player, *says(gist.data)))
+        elif kind is _REGISTERED:
+            facts += _registered(player, gist.data)
+        elif gist is None:
+            raise UnknownEvent(NAME, record.stream_seq, record.event.type)
+        if kind in _ACTIVE:
+            facts.append(Fact(player, "number", "second", max(0, to_ms(gist.time) // 1_000)))
     return facts
+
+
+_REGISTERED: Final = KINDS[PLAYER_REGISTERED]
+_SAYS_OF: Final = {KINDS[name]: says for name, says in _SAYS.items()}
+_ACTIVE: Final = frozenset(KINDS[name] for name in _ACTIVITY)
