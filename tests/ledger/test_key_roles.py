@@ -1,5 +1,12 @@
 """Keys of every role turn, Ed25519 and ML-DSA-44 keys stand in for each other; what may be destroyed, and when."""
 
+import contextlib
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from rotation_samples import DEC_21, Rotating
 
@@ -12,6 +19,8 @@ from ledger.note import COSIGNATURE_ML_DSA_44
 from ledger.primitives import has_ml_dsa_44
 
 needs_ml_dsa = pytest.mark.skipif(not has_ml_dsa_44(), reason="this build of cryptography has no ML-DSA-44")
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -111,3 +120,45 @@ def test_a_retirement_that_cannot_be_is_refused_before_the_log_is_told(rotating,
 
     with pytest.raises(TallyError, match=problem):
         retire(place_of(rotating, tmp_path), name, KeyOpener())
+
+
+AT_A_TERMINAL = """
+import fcntl, os, sys, termios
+os.setsid()
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+from ledger import keycrypt
+keycrypt.LOG2_N = 14  # how dear a guess is does not matter here
+from adapters.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def typed(master, prompt, answer):
+    """Wait for a prompt, then type; what is typed earlier is thrown away."""
+    shown = b""
+    while prompt not in shown:
+        shown += os.read(master, 1024)
+    os.write(master, answer + b"\n")
+
+
+def test_a_person_types_a_new_passphrase_twice_until_it_is_the_same(tmp_path):
+    master, terminal = pty.openpty()
+    command = [sys.executable, "-c", AT_A_TERMINAL, "keys", "generate", "--encrypt", "--tenant", "boston"]
+    command += ["--data", str(tmp_path / "data")]
+    with subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, cwd=ROOT) as process:
+        os.close(terminal)
+        try:
+            typed(master, b"passphrase of the keys: ", b"one")
+            typed(master, b"the same again: ", b"another")
+            typed(master, b"they differ; passphrase of the keys: ", b"third time lucky")
+            typed(master, b"the same again: ", b"third time lucky")
+            with contextlib.suppress(OSError):  # the end of a terminal
+                while os.read(master, 1024):
+                    pass
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
+            os.close(master)
+    folder = tmp_path / "data/keys/boston"
+    opener = KeyOpener(passphrase=lambda _label: "third time lucky")
+    assert opener.open(folder, "log-ed25519").key.name.endswith("/boston")
