@@ -20,6 +20,7 @@ from bus import subjects
 from bus.envelope import Recorded
 from bus.errors import BusError, WrongStream
 from bus.follower import Follower, Position, StreamIdentity, leaf_hash
+from ledger.errors import SignerLocked
 from projections.errors import Switched
 
 log = logging.getLogger(__name__)
@@ -29,6 +30,7 @@ WINDOW_RECORDS: Final = 32_000
 SLOW_PATIENCE_S: Final = 1.0
 IDLE_S: Final = 0.2
 RETRY_WAIT_MAX_S: Final = 10.0
+STAND_BY_S: Final = 0.5
 
 
 class SharedRead:
@@ -139,7 +141,7 @@ async def keep_following(
     client: Client, tenant: str, stream: StreamIdentity, read: SharedRead, follower: Follower, stop: asyncio.Event
 ) -> None:
     """Run a follower until `stop` is set; after a failure it is opened anew, waiting longer each time."""
-    wait_s = 0.5
+    wait_s, is_standing_by = 0.5, False
     while not stop.is_set():
         try:
             position = await follower.open(tenant, stream)
@@ -150,7 +152,12 @@ async def keep_following(
         except Switched as err:
             log.info("%s of %s: %s", follower.name, tenant, err)
         except Exception as err:
-            log.warning("%s of %s: %s: %s; again in %g s", follower.name, tenant, type(err).__name__, err, wait_s)
+            if isinstance(err, SignerLocked):  # a stand-by: it says so once, and takes over soon
+                level, wait_s = logging.DEBUG if is_standing_by else logging.INFO, STAND_BY_S
+            else:
+                level = logging.WARNING
+            is_standing_by = isinstance(err, SignerLocked)
+            log.log(level, "%s of %s: %s: %s; again in %g s", follower.name, tenant, type(err).__name__, err, wait_s)
             log.debug("trace", exc_info=True)
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, RETRY_WAIT_MAX_S)

@@ -47,12 +47,12 @@ def installed(settings, tenant, tmp_path, monkeypatch):
 
 
 @contextlib.contextmanager
-def everything(installed, tenant, tmp_path):
-    """All processes of an installation in one, for this tenant; killed at the end."""
+def everything(tenant, tmp_path, group=EVERYTHING):
+    """All processes of an installation in one, or some of them, for this tenant; killed at the end."""
     ready = tmp_path / "ready"
     ready.unlink(missing_ok=True)
     environment = {**os.environ, "TALLY_READY_FILE": str(ready), "TALLY_ANALYTICS_COMMIT_AGE_S": "1"}
-    command = [sys.executable, "-m", "adapters.cli", "run", EVERYTHING, "--only-tenants", tenant]
+    command = [sys.executable, "-m", "adapters.cli", "run", group, "--only-tenants", tenant]
     with (tmp_path / "run.log").open("ab") as told:
         process = subprocess.Popen(command, env=environment, stderr=told)
     try:
@@ -145,7 +145,7 @@ def test_a_lost_event_store_comes_back_from_the_log_and_everything_goes_on(insta
     policy = str(installed.keys_dir / tenant / "policy")
     log = str(installed.log_dir / tenant)
     assert ask(capsys, "tenant", "create", tenant)[0] == 0
-    with everything(installed, tenant, tmp_path):
+    with everything(tenant, tmp_path):
         assert asyncio.run(tell(installed, tenant, STORY, "c")) == ["accepted"] * 5 + ["insufficient-tokens"]
         wait_until(capsys, tenant, is_current)
         code, out = ask(capsys, "audit", log, "--policy", policy, "--events", "--lake")
@@ -154,7 +154,7 @@ def test_a_lost_event_store_comes_back_from_the_log_and_everything_goes_on(insta
         assert "snapshot" not in out
     held = asyncio.run(lose(installed, tenant))
 
-    with everything(installed, tenant, tmp_path):
+    with everything(tenant, tmp_path):
         code, out = ask(capsys, "restore", "--tenant", tenant)
         assert code == 0, out
         assert f"restored  {tenant}: {len(held)} events (0 were there)" in out
