@@ -68,10 +68,12 @@ class DerivedTable(msgspec.Struct, frozen=True, kw_only=True):
 
 _said_of: Final = msgspec.json.Decoder(Said)
 #: Events that no derived table sums.
-_SILENT: Final = frozenset((
-    *(COMMANDS_DECIDED, player.PLAYER_REGISTERED, quest.QUEST_RETIRED, quest.QUEST_CLOSED, quest.SUPPLY_TAKEN),
-    *(logkeys.KEY_ADDED, logkeys.KEY_RETIRED, zone.ZONE_ENTERED, zone.ZONE_LEFT),
-))
+_SILENT: Final = frozenset(
+    (
+        *(COMMANDS_DECIDED, player.PLAYER_REGISTERED, quest.QUEST_RETIRED, quest.QUEST_CLOSED, quest.SUPPLY_TAKEN),
+        *(logkeys.KEY_ADDED, logkeys.KEY_RETIRED, zone.ZONE_ENTERED, zone.ZONE_LEFT),
+    )
+)
 
 _STAGES: Final = {
     player.QUEST_ACCEPTED: "accepted",

@@ -12,9 +12,9 @@ from typing import Any, Final
 
 import msgspec
 
-from bus.envelope import Recorded
+from bus.envelope import COMMANDS_DECIDED, Recorded
 from bus.gist import KINDS, gist_of
-from domain import player, quest, token
+from domain import logkeys, player, quest, token, zone
 from projections.errors import UnknownEvent
 
 NAME: Final = "readmodels"
@@ -88,7 +88,7 @@ def project(records: Sequence[Recorded]) -> Writes:
         handle = _HANDLERS.get(type(gist))
         if handle is not None:
             handle(writes, record.stream_seq, gist.time, gist.subject.partition("/")[2], gist.data)
-        elif gist is None:
+        elif type(gist) not in _PASSED_OVER:
             raise UnknownEvent(NAME, record.stream_seq, record.event.type)
     return writes
 
@@ -243,7 +243,7 @@ def array(values: Iterable[Nullable]) -> str:
     return "{" + ",".join(["NULL" if v is None else f'"{v}"' if type(v) is str else str(v) for v in values]) + "}"
 
 
-_BY_NAME: Final[Mapping[str, Handler]] = {
+HANDLERS: Final[Mapping[str, Handler]] = {
     player.PLAYER_REGISTERED: _player_registered,
     player.QUEST_ACCEPTED: _quest_accepted,
     player.STEP_REACHED: _step_reached,
@@ -261,4 +261,9 @@ _BY_NAME: Final[Mapping[str, Handler]] = {
     quest.QUEST_CLOSED: _quest_closed,
     quest.SUPPLY_TAKEN: _supply_taken,
 }
-_HANDLERS: Final[Mapping[type[Any], Handler]] = {KINDS[name]: handle for name, handle in _BY_NAME.items()}
+_HANDLERS: Final[Mapping[type[Any], Handler]] = {KINDS[name]: handle for name, handle in HANDLERS.items()}
+#: Events that change nothing here: those of the inbox and of the log's keys, and where a player is (the segments know).
+PASSED_OVER: Final = frozenset(
+    {COMMANDS_DECIDED, logkeys.KEY_ADDED, logkeys.KEY_RETIRED, zone.ZONE_ENTERED, zone.ZONE_LEFT}
+)
+_PASSED_OVER: Final = frozenset(KINDS[name] for name in PASSED_OVER)

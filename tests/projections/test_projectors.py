@@ -4,6 +4,7 @@ import pytest
 from stories import START_MS, STEPS, Story, finish, publish, random_story
 
 from bus.envelope import Recorded
+from bus.gist import KINDS
 from domain.player import AcceptQuest, CompleteQuest, ReachStep, RegisterPlayer
 from domain.token import MintTokens, SpendTokens, TransferTokens
 from projections import analytics, leaderboards, positions, read_models
@@ -71,6 +72,11 @@ def test_an_event_of_an_unknown_type_is_refused_by_name(projector):
 
     with pytest.raises(UnknownEvent, match="tokens-melted/1"):
         projector.project([stranger])
+
+
+def test_every_type_of_event_changes_the_read_models_or_is_passed_over_by_name():
+    assert {*read_models.HANDLERS, *read_models.PASSED_OVER} == KINDS.keys()
+    assert not read_models.PASSED_OVER & read_models.HANDLERS.keys()
 
 
 def test_what_happens_to_a_row_in_the_batch_that_adds_it_is_in_the_row():
