@@ -18,7 +18,7 @@ from nats.aio.client import Client
 from adapters.jetstream.reader import PullReader, message_at
 from bus import subjects
 from bus.envelope import Recorded
-from bus.errors import BusError, WrongStream
+from bus.errors import BusError, StreamReplaced, WrongStream
 from bus.follower import Follower, Position, StreamIdentity, leaf_hash
 from ledger.errors import SignerLocked
 from projections.errors import Switched
@@ -43,6 +43,8 @@ class SharedRead:
         self._first_seq = 1
         self._positions: dict[str, int] = {}
         self._own: dict[str, PullReader] = {}
+        self._created: str | None = None
+        self._replaced: StreamReplaced | None = None
         self._changed = asyncio.Condition()
 
     async def join(self, name: str, seq: int) -> None:
@@ -61,8 +63,10 @@ class SharedRead:
             self._changed.notify_all()
 
     async def after(self, name: str, seq: int, timeout_s: float) -> list[Recorded]:
-        """Records that follow a sequence, none when nothing came in time."""
+        """Records that follow a sequence, none when nothing came in time; raises `StreamReplaced`."""
         async with self._changed:
+            if self._replaced is not None:
+                raise StreamReplaced(str(self._replaced))
             self._positions[name] = seq
             self._changed.notify_all()
             if seq + 1 >= self._first_seq:
@@ -78,10 +82,11 @@ class SharedRead:
             await self._changed.wait_for(lambda: bool(self._positions))
             self._window.clear()
             self._first_seq = min(self._positions.values()) + 1
-        reader = PullReader(self._client, self._stream, self._first_seq - 1)
+        reader = PullReader(self._client, self._stream, self._first_seq - 1, created=self._created)
         try:
             while True:
                 taken = await reader.take(RECORDS_AT_ONCE)
+                self._created = reader.created
                 fresh = [Recorded(seq, message.data) for seq, message in taken]
                 async with self._changed:
                     if fresh[0].stream_seq != self._end_seq:
@@ -90,6 +95,9 @@ class SharedRead:
                     self._window.extend(fresh)
                     self._changed.notify_all()
                     await self._make_room()
+        except StreamReplaced as err:
+            self._replaced = err
+            raise
         finally:
             await reader.close()
 
@@ -125,7 +133,7 @@ class SharedRead:
     async def _read_alone(self, name: str, seq: int, timeout_s: float) -> list[Recorded]:
         reader = self._own.get(name)
         if reader is None:
-            reader = self._own[name] = PullReader(self._client, self._stream, seq)
+            reader = self._own[name] = PullReader(self._client, self._stream, seq, created=self._created)
         taken = await reader.take(RECORDS_AT_ONCE, timeout_s=timeout_s)
         records = [Recorded(at, message.data) for at, message in taken]
         if records and records[0].stream_seq != seq + 1:

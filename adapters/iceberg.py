@@ -29,6 +29,7 @@ from adapters.iceberg_table import (
     events_table,
     made_of,
     position_of,
+    require_ours,
     summary_of,
     unavailable,
 )
@@ -100,6 +101,7 @@ class AnalyticsFollower:
         self._table = await asyncio.to_thread(ensure_table, self._settings, tenant, self._generation)
         try:
             made = made_of(self._table)
+            require_ours(self._table, tenant, made)
             self._committed = require_same_stream(self.name, made.position if made else None, stream)
             self._opened = made or Made(self._committed, analytics.VERSION, "")
             await self._retry_parked(self._table)

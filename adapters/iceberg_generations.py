@@ -27,10 +27,12 @@ from adapters.iceberg_table import (
     events_table,
     made_of,
     open_catalog,
+    require_ours,
     summary_of,
     table_name,
     unavailable,
 )
+from adapters.lake import told
 from projections import analytics
 from projections.errors import ProjectionError, RebuildRefused
 from projections.generations import LIVE, PREVIOUS, RowsHash, Standing, State
@@ -56,9 +58,12 @@ class AnalyticsGenerations:
         self._tenant = tenant
 
     async def prepare(self) -> None:
-        """Make the live table when there is none."""
+        """Make the live table when there is none; raises `Inconsistent` when it cannot take the next one's files."""
         table = await asyncio.to_thread(ensure_table, self._settings, self._tenant)
-        table.catalog.close()
+        try:
+            require_ours(table, self._tenant, None)
+        finally:
+            table.catalog.close()
 
     async def follower(self, generation: str) -> AnalyticsFollower:
         """What feeds a generation that is not live (the previous one is a snapshot, and is not fed)."""
@@ -169,9 +174,11 @@ class AnalyticsGenerations:
         with events_table(self._settings, self._tenant, generation) as table:
             made = made_of(table) if table is not None else None
             found = RowsHash()
-            if table is not None:
-                for batch in table.scan().to_arrow_batch_reader():
-                    found.add(_canonical(batch))
+            snapshot = table.current_snapshot() if table is not None else None
+            if table is not None and snapshot is not None:
+                with told(table, snapshot):
+                    for batch in table.scan().to_arrow_batch_reader():
+                        found.add(_canonical(batch))
         seq, version = (made.position.stream_seq, made.version) if made else (0, self.version)
         return State(stream_seq=seq, version=version, rows={EVENTS: found.rows}, hashes={EVENTS: found.hex})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -19,8 +20,14 @@ from pyiceberg.transforms import HourTransform, IdentityTransform
 from pyiceberg.types import FixedType, IcebergType, LongType, NestedField, StringType, TimestamptzType
 
 from bus.follower import Position
-from projections.errors import ProjectionError, SinkUnavailable
+from projections import analytics
+from projections.errors import Inconsistent, ProjectionError, SinkUnavailable
 
+#: The way out when a table cannot be mended.
+BEGIN_ANEW: Final = (
+    "take the table out of the catalog and let the analytics fill a new one (docs/analytics.md, When something is "
+    "missing)"
+)
 CATALOG: Final = "tallyroot"
 EVENTS: Final = "events"
 LEAF_BYTES: Final = 32
@@ -114,10 +121,39 @@ class IcebergSettings(Protocol):
 def unavailable(err: Exception) -> ProjectionError:
     """A failure of catalog or warehouse as one line."""
     said = " ".join(str(err).split())[:200]
+    if isinstance(err, FileNotFoundError):
+        return Inconsistent(
+            f"Iceberg needs a file that is not there ({_path_in(err)}): see that the warehouse can be reached "
+            f"(TALLY_ICEBERG_WAREHOUSE) and restore the file, or {BEGIN_ANEW}"
+        )
     return SinkUnavailable(
         f"Iceberg refuses: {type(err).__name__}: {said}; see that catalog and warehouse can be reached and written "
         "(TALLY_ICEBERG_CATALOG_URI, TALLY_ICEBERG_WAREHOUSE)"
     )
+
+
+def _path_in(err: FileNotFoundError) -> str:
+    """What is missing: Arrow says it in words."""
+    quoted = re.search(r"'(.+)'(?:\.|$)", str(err))
+    return str(err.filename or (quoted.group(1) if quoted else " ".join(str(err).split())))
+
+
+def require_ours(table: Table, tenant: str, made: Made | None) -> None:
+    """Raise `Inconsistent` when a column is not as it must be, `ProjectionError` for a newer version's table."""
+    if made is not None and made.version > analytics.VERSION:
+        raise ProjectionError(
+            f"{analytics.NAME} of {tenant} were made by version {made.version} of the projector, this program knows "
+            f"{analytics.VERSION}; upgrade tallyroot, nothing was changed"
+        )
+    there = {field.name: field for field in table.schema().fields}
+    for wanted in SCHEMA.fields:
+        found = there.get(wanted.name)
+        if found is None or (found.field_id, found.field_type) != (wanted.field_id, wanted.field_type):
+            got = "is not there" if found is None else f"is {found.field_type} (field {found.field_id})"
+            raise Inconsistent(
+                f"table {'.'.join(table.name())}: column {wanted.name} {got}, wanted {wanted.field_type} (field "
+                f"{wanted.field_id}): somebody changed it; {BEGIN_ANEW}"
+            )
 
 
 def open_catalog(settings: IcebergSettings) -> Catalog:

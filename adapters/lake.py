@@ -210,7 +210,8 @@ def told(table: Table, snapshot: Snapshot) -> Iterator[None]:
             table.refresh()
         if table.snapshot_by_id(snapshot.snapshot_id) is None:
             raise  # it expired while it was read: a conflict like any other
-        raise vanished(table, missing_of(table, snapshot) or [str(err.filename or err)]) from err
+        missing = missing_of(table, snapshot)
+        raise (vanished(table, missing) if missing else unavailable(err)) from err
 
 
 def missing_of(table: Table, snapshot: Snapshot) -> list[str]:
@@ -226,7 +227,7 @@ def vanished(table: Table, missing: Sequence[str]) -> Inconsistent:
     """What to say of files that a table needs and that are gone."""
     tenant, name = table.name()[-2:]
     more = f" (and {len(missing) - 1:,} more)" if len(missing) > 1 else ""
-    way_out = "tally rebuild analytics"
+    way_out = "tally rebuild analytics --accept"
     if name in TABLES:
         way_out = f"tally lake maintain --tenant {tenant} --anew"
     return Inconsistent(

@@ -21,7 +21,7 @@ from pyiceberg.manifest import DataFile
 from pyiceberg.table import FileScanTask, Table
 
 from adapters import lake
-from adapters.iceberg_table import EVENTS, PARKED, IcebergSettings
+from adapters.iceberg_table import EVENTS, PARKED, IcebergSettings, unavailable
 from adapters.lake_derived import Derived, derive
 from projections.errors import Inconsistent, NotFound
 from projections.lake import TABLES
@@ -230,7 +230,7 @@ def _require_files(table: Table) -> None:
     try:
         needed = list(lake.added_at_ms(table, snapshot))
     except FileNotFoundError as err:
-        raise lake.vanished(table, [str(err.filename or err)]) from err
+        raise unavailable(err) from err
     places = {path.rpartition("/data/")[0] for path in needed}
     stored = {file.path for place in places for file in _listed(table.io, place)}
     missing = [path for path in needed if PyArrowFileIO.parse_location(path)[2] not in stored]

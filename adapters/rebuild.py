@@ -23,7 +23,7 @@ from adapters.jetstream.reader import PullReader, stream_info
 from bus.envelope import Recorded
 from bus.errors import WrongStream
 from bus.follower import Follower, StreamIdentity
-from projections.errors import ProjectionError, RebuildRefused
+from projections.errors import Inconsistent, ProjectionError, RebuildRefused
 from projections.generations import LIVE, NEXT, PREVIOUS, Standing, State, differences, state_hash
 
 #: Records that a store gets at once, and batches that are read ahead of it.
@@ -71,7 +71,7 @@ class HistoryFeed:
         position = await self._follower.open(tenant, self._stream)
         await require_on_stream(self._client, self._stream, self._follower.name, position)
         self.stream_seq = position.stream_seq
-        self._reader = PullReader(self._client, self._stream.name, position.stream_seq)
+        self._reader = PullReader(self._client, self._stream.name, position.stream_seq, created=self._stream.created)
 
     async def to(self, upto_seq: int) -> None:
         """Bring the follower to a sequence of the stream, and let it commit."""
@@ -158,7 +158,7 @@ class Rebuild:
             feed = HistoryFeed(self._client, stream, await self._store.follower(NEXT), self._progress)
             try:
                 await feed.open(self._tenant)
-                state, different = await self._compare(feed, live)
+                state, different = await self._compare(feed, live, is_accepted=is_accepted)
                 if different and not is_accepted:
                     raise RebuildRefused(self._refusal(live, different, state.stream_seq))
                 await self._store.switch(NEXT, self._bring(feed))
@@ -247,17 +247,27 @@ class Rebuild:
             return None
         return live
 
-    async def _compare(self, feed: HistoryFeed, live: Standing | None) -> tuple[State, tuple[str, ...]]:
-        """Bring the next generation to the live one; returns what it holds there and how that differs."""
+    async def _compare(
+        self, feed: HistoryFeed, live: Standing | None, *, is_accepted: bool
+    ) -> tuple[State, tuple[str, ...]]:
+        """Bring the next generation to the live one; returns what it holds there and how that differs.
+
+        Raises `Inconsistent` for a live one that cannot be read, unless that is accepted.
+        """
         if live is None:
             await feed.to((await self._stream())[1])
             return await self._store.state(NEXT), ()
         while (far := await self._live_seq()) - feed.stream_seq > NEAR_RECORDS or feed.stream_seq == 0:
             await feed.to(far)
-        async with self._store.live_at_rest() as wanted:
-            self._progress("comparing", wanted.stream_seq, wanted.stream_seq)
-            await feed.to(wanted.stream_seq)
-            found = await self._store.state(NEXT)
+        try:
+            async with self._store.live_at_rest() as wanted:
+                self._progress("comparing", wanted.stream_seq, wanted.stream_seq)
+                await feed.to(wanted.stream_seq)
+                found = await self._store.state(NEXT)
+        except Inconsistent as err:
+            if not is_accepted:
+                raise
+            return await self._store.state(NEXT), (f"the live one cannot be read: {err}",)
         if found.stream_seq != wanted.stream_seq:
             raise RebuildRefused(
                 f"{self._name}: the new generation is at {found.stream_seq:,}, the live one at {wanted.stream_seq:,}: "

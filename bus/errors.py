@@ -8,6 +8,7 @@ BusError
   OutcomeUnknown      no answer came: re-read before anything is reported
   StoreUnavailable    the event store does not answer
   WrongStream         a stream is missing or not configured as it must be
+    StreamReplaced    a stream was deleted and made again while it was read
 """
 
 from __future__ import annotations
@@ -48,3 +49,7 @@ class StoreUnavailable(BusError):
 
 class WrongStream(BusError):
     """A stream is missing, or its configuration is not the one that this version needs."""
+
+
+class StreamReplaced(WrongStream):
+    """Another stream stands under the name of the one that was read."""

@@ -13,7 +13,7 @@ from nats.aio.client import Client
 from adapters.jetstream.connection import API_TIMEOUT_S, answer_to, api
 from adapters.jetstream.frames import Frame, FrameSubscription, subscribe_frames
 from bus import subjects
-from bus.errors import StoreUnavailable, WrongStream
+from bus.errors import StoreUnavailable, StreamReplaced, WrongStream
 
 PULL_MESSAGES: Final = 2_000
 PULL_EXPIRES_S: Final = 20.0
@@ -34,7 +34,17 @@ class PullReader:
     the last message taken. `buffered_max` bounds the memory.
     """
 
-    def __init__(self, client: Client, stream: str, after_seq: int, *, subject_filter: str | None = None) -> None:
+    def __init__(
+        self,
+        client: Client,
+        stream: str,
+        after_seq: int,
+        *,
+        subject_filter: str | None = None,
+        created: str | None = None,
+    ) -> None:
+        #: When the stream was made, as the server says it; None before the first message, unless it was given.
+        self.created = created
         self._client = client
         self._stream = stream
         self._filter = subject_filter
@@ -94,7 +104,15 @@ class PullReader:
 
     async def _restart(self) -> None:
         await self.close()
-        last_seq = int((await stream_info(self._client, self._stream))["state"]["last_seq"])
+        info = await stream_info(self._client, self._stream)
+        last_seq = int(info["state"]["last_seq"])
+        if self.created not in {None, info["created"]}:
+            message = (
+                f"stream {self._stream} was made anew while it was read ({info['created']}, before {self.created}); "
+                "nothing of it was taken: restore the one before, or start this process again"
+            )
+            raise StreamReplaced(message)
+        self.created = info["created"]
         if last_seq < self._last_seq:
             message = f"stream {self._stream} ends at {last_seq}, {self._last_seq} was read from it before"
             raise StoreUnavailable(message)

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import functools
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -11,6 +13,7 @@ import stories
 from stories import Story, finish, fold, publish
 from test_followers import ALL, require_fold
 
+from adapters import lake_query
 from adapters import rebuild as rebuilding
 from adapters.feed import SharedRead, keep_following, keep_pumping
 from adapters.generations import generations
@@ -27,7 +30,7 @@ from bus.errors import WrongStream
 from bus.ports import Message
 from domain.token import TOKENS_SENT
 from projections.boards import xp_board
-from projections.errors import RebuildRefused
+from projections.errors import Inconsistent, RebuildRefused
 from projections.generations import LIVE, NEXT
 
 random_story = functools.partial(stories.random_story, minutes=50)  # hours are partitions, and files
@@ -47,7 +50,7 @@ class Live:
         self._publisher = BatchPublisher(self.client)
         self._stop = asyncio.Event()
         read = SharedRead(self.client, self.tenant)
-        follower = self.sink.follower(self.settings)
+        self._follower = follower = self.sink.follower(self.settings)
         self._pump = asyncio.create_task(keep_pumping(read, self.tenant))
         following = keep_following(self.client, self.tenant, self.stream, read, follower, self._stop)
         self._following = asyncio.create_task(following)
@@ -56,6 +59,7 @@ class Live:
     async def __aexit__(self, *failure):
         self._stop.set()
         await self._following
+        await self._follower.close()  # one that failed last is still open
         self._pump.cancel()
         await asyncio.wait([self._pump])
         await self.client.close()
@@ -75,7 +79,7 @@ class Live:
 
     async def caught_up(self):
         """Wait until the live follower has applied everything that was told."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while True:
                 position = await self.sink.read_position(self.settings, self.tenant)
                 if position is not None and position.stream_seq >= self.told:
@@ -339,4 +343,26 @@ def test_readers_see_one_whole_generation_or_the_other_while_it_switches(setting
             assert state.stream_seq == len(live.story.records)
 
     reads = 0
+    asyncio.run(scenario())
+
+
+def test_a_live_table_that_lost_a_data_file_is_written_again_when_that_is_accepted(settings, tenant):
+    sink = ALL.args[1][2]
+
+    async def scenario():
+        story = random_story(tenant, seed=43, events=100)
+        async with Live(sink, settings, tenant, story) as live:
+            await live.tell(len(story.records))
+            await live.caught_up()
+            victim = urlsplit(lake_query.files(settings, tenant, "events")[0]).path
+            await asyncio.to_thread(Path(victim).unlink)
+
+            with pytest.raises(Inconsistent, match=r"tally rebuild analytics --accept") as refused:
+                await live.rebuild().run(is_accepted=False)
+            done = await live.rebuild().run(is_accepted=True)
+
+            assert victim in str(refused.value)
+            assert victim in done.differences[0]
+        await require_fold(sink, settings, story)
+
     asyncio.run(scenario())
