@@ -295,30 +295,6 @@ def test_a_thousand_duplicates_are_answered_with_few_reads():
     assert reads < 20
 
 
-def test_a_snapshot_that_ends_before_the_tail_begins_is_not_believed():
-    async def story():
-        town = await town_with("p")
-        await town.snapshot()
-        old = dict(town.snapshots.bodies)
-        await completed(town, "p")
-        await town.snapshot()
-        await town.send("AcceptQuest", "p", {"quest": "q"}, "again")
-        await town.drain()
-        town.snapshots.bodies.update(old)  # what a replica that was behind, or a write that was lost, leaves
-        await town.restart()
-        await town.send("MintTokens", "p", {"amount": 1}, "mint")
-        await town.drain()
-        await town.send("SpendTokens", "p", {"amount": 4}, "spend")
-        await town.drain()
-        return [town.outcome(name) for name in ("again", "mint", "spend")]
-
-    again, mint, spend = asyncio.run(story())
-
-    assert again == ("refused", "already-completed")
-    assert mint == ("accepted", ["token.p.2"])
-    assert spend == ("accepted", ["token.p.3"])
-
-
 def test_a_state_is_never_put_together_from_events_with_one_missing():
     async def story():
         town = await town_with("p")
@@ -329,8 +305,9 @@ def test_a_state_is_never_put_together_from_events_with_one_missing():
         await town.send("PublishQuest", "r", {**QUEST, "title": "R"})
         await town.drain()
         await town.send("AcceptQuest", "p", {"quest": "r"})
+        await town.send("MintTokens", "p", {"amount": 1})
         await town.drain()
-        town.snapshots.bodies.update(old)
+        town.snapshots.bodies.update(old)  # what a replica that was behind, or a write that was lost, leaves
         await town.restart()
         await town.send("CompleteQuest", "p", {"quest": "r", "elapsed_ms": 5}, "second")
         await town.drain()
