@@ -19,6 +19,7 @@ from adapters.jetstream.connection import connect
 from adapters.jetstream.membership import BEAT_S, STREAM
 from adapters.jetstream.reader import direct_get
 from adapters.settings import SOURCES
+from adapters.worker import RUNS_AT_LEAST_S
 from benchmarks.lab import NATS, WORKER, Lab
 from simulations.machine import cpu_seconds
 
@@ -26,8 +27,8 @@ from simulations.machine import cpu_seconds
 SERVERS_ONLY: Final = " "
 FOLLOWERS: Final = "signer,leaderboards,readmodels,analytics"
 START_WITHIN_S: Final = 60.0
-#: Two heartbeats: by then every worker knows of every other, and the partitions are shared out.
-SHARED_OUT_S: Final = 2 * BEAT_S + 0.5
+#: By then every worker knows of every other, and what the first one took has moved on.
+SHARED_OUT_S: Final = RUNS_AT_LEAST_S + 2 * BEAT_S + 0.5
 _EVERY_WORKER: Final = "tally.workers.*"
 #: Over all crews: no process may take the files of an earlier one for its own.
 _NUMBERS: Final = count(1)

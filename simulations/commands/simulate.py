@@ -32,7 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--clients", type=_count, default=3, metavar="N", help="burst: client processes (default 3)")
     parser.add_argument("--players", type=_count, metavar="N", help="marathon: only the first N finishers")
     parser.add_argument("--seed", type=_count, metavar="N", help="chaos, corruption: the faults of an earlier run")
-    parser.add_argument("--long", action="store_true", help="chaos: 80 kills and a cluster of three, about 15 minutes")
+    parser.add_argument("--long", action="store_true", help="chaos: 80 kills and a cut cluster, 16 minutes")
     parser.add_argument("--cases", type=_count, metavar="N", help="corruption (1,000), crashes (all): how many")
     parser.add_argument("--jobs", type=_count, default=1, metavar="N", help="corruption, crashes: processes (1)")
     parser.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
