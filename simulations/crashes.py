@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from random import Random
 from tempfile import TemporaryDirectory
 from typing import Final, NamedTuple
 
@@ -173,13 +174,13 @@ class Outcome(NamedTuple):
 
 
 def run(cases: int | None, *, jobs: int = 1, show: Callable[[int, int], None] | None = None) -> Outcome:
-    """Suffer all faults, or so many of them, spread evenly."""
+    """Suffer all faults, or so many of them."""
     tried: Counter[str] = Counter()
     problems: list[str] = []
     with TemporaryDirectory(prefix="tally-crashes-") as scratch, ThreadPoolExecutor(jobs) as pool:
         crashes = Crashes(Path(scratch))
         every = crashes.faults()
-        chosen = every if cases is None else [every[at * len(every) // cases] for at in range(min(cases, len(every)))]
+        chosen = every if cases is None else Random(cases).sample(every, min(cases, len(every)))
         for done, (fault, found) in enumerate(zip(chosen, pool.map(crashes.suffer, chosen), strict=True), 1):
             tried["short writes" if fault.file_bytes_max else f"{fault.error or 'SIGKILL'} at {fault.call}"] += 1
             problems += found
