@@ -63,7 +63,7 @@ class LeaderboardFollower:
             await require_no_eviction(self._client)
             named = Keys(tenant, self._generation)
             self._keys = await live_keys(self._client, tenant) if self._generation == LIVE else named
-            self._position = await self._open(tenant, stream, self._client)
+            self._position = await self._open(stream, self._client)
             await self._retry_parked(self._client)
         except RedisError as err:
             await self.close()
@@ -81,6 +81,8 @@ class LeaderboardFollower:
         after = advance(self.name, self._position, records)
         if after is self._position:
             return
+        if not self._boards:
+            await self._take_settings()
         is_live = self._generation == LIVE
         writes, parked = project_or_park(self.name, self._projector.project, records, self._parked, is_live=is_live)
         await self._write(writes, after, parked=parked)
@@ -110,26 +112,37 @@ class LeaderboardFollower:
         if client is not None:
             await client.aclose()
 
-    async def _open(self, tenant: str, stream: StreamIdentity, client: redis.Redis) -> Position:
-        """Read where the generation stands; a new one takes the settings that the tenant has now."""
+    async def _open(self, stream: StreamIdentity, client: redis.Redis) -> Position:
+        """Read where the generation stands, and by which settings of the boards it was made."""
         stored = await stored_of(client, self._keys)
+        self._boards = ""
         if stored is None:
-            version, self._boards = await _current(self._settings, tenant)
-            self._version = version_of(version)
-        else:
-            require_version(stored.version)
-            self._version, self._boards = stored.version, stored.boards
+            return require_same_stream(self.name, None, stream)
+        require_version(stored.version)
+        self._version, self._boards = stored.version, stored.boards
         self._projector = Projector(decode_settings(self._boards))
-        return require_same_stream(self.name, stored.position if stored else None, stream)
+        return require_same_stream(self.name, stored.position, stream)
+
+    async def _take_settings(self) -> None:
+        """A generation is made by the settings that the tenant has when its first event comes."""
+        client = await jetstream.connect(self._settings.nats_url, "tally-boards")
+        try:
+            version, body = await read_setting(client, self._keys.tenant, BOARDS)
+        finally:
+            await client.close()
+        self._version, self._boards = version_of(version), body.decode()
+        self._projector = Projector(decode_settings(body))
 
     async def _retry_parked(self, client: redis.Redis) -> None:
         """Apply the parked events that can be projected now, each aggregate in order and in one step."""
+        self._parked = {}
+        if not self._boards:
+            return
         parked = await parked_events(client, self._keys)
         for subject, writes in ready(self._projector.project, parked):
             released = [one.stream_seq for one in parked if one.subject == subject]
             await self._write(writes, self._position, released=released)
             parked = [one for one in parked if one.subject != subject]
-        self._parked = {}
         for one in parked:
             self._parked.setdefault(one.subject, one.stream_seq)
 
@@ -187,13 +200,3 @@ def pack(writes: Writes, parked: Sequence[Parked], released: Sequence[int]) -> b
             )
         )
     return msgspec.msgpack.encode((profiles, boards, written(parked), [str(seq) for seq in released]))
-
-
-async def _current(settings: BoardsSettings, tenant: str) -> tuple[int, str]:
-    """Version and JSON of the boards that a tenant has defined."""
-    client = await jetstream.connect(settings.nats_url, "tally-boards")
-    try:
-        version, body = await read_setting(client, tenant, BOARDS)
-    finally:
-        await client.close()
-    return version, body.decode()

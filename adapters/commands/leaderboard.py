@@ -88,7 +88,10 @@ def _run_of_boards(args: argparse.Namespace) -> int:
     tenant = which_tenant(settings, args.tenant)
     if args.what == "define":
         version = asyncio.run(define(settings, tenant, read_boards(Path(args.names[0]))))
-        said = f"boards of {tenant} are at version {version}; bring them up: tally rebuild leaderboards --accept"
+        said = (
+            f"boards of {tenant} are at version {version}; with the first event they are there, later bring them up: "
+            "tally rebuild leaderboards --accept"
+        )
         print(msgspec.json.encode({"tenant": tenant, "version": version}).decode() if args.json else said)
         return 0
     return asyncio.run(_show_boards(args, settings, tenant))
@@ -99,12 +102,15 @@ async def _show_boards(args: argparse.Namespace, settings: Settings, tenant: str
     async with Boards(settings, tenant) as boards:
         found = await boards.settings()
         names = await boards.names() if args.past else []
+        position = await boards.position()
     if args.json:
         shown = {"tenant": tenant, "version": version, "defined": wanted, "live": found, "names": names}
         print(msgspec.json.encode(shown).decode())
         return 0
     print("\n".join([*_definitions(found), *names]))
-    if found != wanted:
+    if position is None and found != wanted:
+        print(f"version {version} is there with the first event")
+    elif found != wanted:
         print(f"version {version} is defined and not yet there: tally rebuild leaderboards --accept")
     return 0
 

@@ -232,6 +232,22 @@ def test_defining_for_a_tenant_that_is_not_there_is_refused_and_the_same_again_c
     asyncio.run(scenario())
 
 
+def test_boards_that_are_defined_before_the_first_event_are_there_with_it(settings, tenant):
+    async def scenario():
+        await make(settings, tenant, {"boards": []})
+        story = random_story(tenant, seed=52, events=200)
+        follower = LeaderboardFollower(settings)
+        await follower.open(tenant, story.stream)
+        await define(settings, tenant, json.dumps(DEFINED).encode())
+
+        await follower.apply(story.batch(1, len(story.records)))
+        await follower.close()
+
+        assert await contents(settings, tenant) == board_fold([record.body for record in story.records], DEFINED)
+
+    asyncio.run(scenario())
+
+
 def test_a_tenant_can_be_created_with_its_boards(settings, tenant, tmp_path, monkeypatch, capsys):
     for field, (variable, _) in SOURCES.items():
         monkeypatch.setenv(variable, str(getattr(settings, field)))
