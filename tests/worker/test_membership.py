@@ -120,12 +120,16 @@ def test_one_who_was_not_seen_for_long_says_so_until_it_has_looked_who_runs_what
         async with members(settings, "four-a", "four-b") as ((a, _), (b, _)):
             monkeypatch.setattr(membership, "FORGOTTEN_AFTER_S", 0.0)
             said = []
-            for come_back in (False, False, True):
+            for number, come_back in enumerate((False, False, True)):
                 if come_back:
                     b.come_back()
-                await b.beat(Member(serves=("nobody",)))
+                await b.beat(Member(serves=("nobody",), runs={"t": (number,)}))
                 monkeypatch.setattr(membership, "FORGOTTEN_AFTER_S", 60.0)
-                said.append((await a.members())["four-b"].is_away)
+                async with asyncio.timeout(10):
+                    while (heard := (await a.members())["four-b"]).runs != {"t": (number,)}:
+                        await a.news.wait()
+                        a.news.clear()
+                said.append(heard.is_away)
             return said
 
     assert asyncio.run(story()) == [True, True, False]
