@@ -84,9 +84,14 @@ class Crashes:
         done = self._live(folder, Fault("write", NEVER))
         if done.returncode != 0:
             raise RuntimeError(f"a life without faults ended with {done.returncode}: {done.stderr}")
-        counts = Counter(_calls(folder))
+        lines = (folder / "trace").read_text().splitlines()
         shutil.rmtree(folder)
-        found = [Fault(call, nth, error) for call in CALLS for nth in _ordinals(counts[call]) for error in _ways(call)]
+        found: list[Fault] = []
+        for call in CALLS:
+            mine = [line for line in lines if (match := _CALL.match(line)) and match[1] == call]
+            found += (Fault(call, nth) for nth in range(1, len(mine) + 1))
+            # To make a folder that is there already fails in any case, and does no harm.
+            found += (Fault(call, nth, ERRORS[call]) for nth, line in enumerate(mine, 1) if "EEXIST" not in line)
         return found + [Fault("write", 0, None, limit) for limit in FILE_LIMITS]
 
     def suffer(self, fault: Fault) -> list[str]:
@@ -103,7 +108,7 @@ class Crashes:
         if done.returncode != (KILLED if is_killed else STOPPED):
             yield f"the signer ended with {done.returncode}: {done.stderr.strip()}"
         if fault.error is not None:
-            after = _calls(folder, after_fault=True)
+            after = _calls_after_fault(folder)
             if after:
                 yield f"after the failure the signer went on with {after[0]}"
         seen = [Folder(folder / "log").read(CHECKPOINT), Folder(folder / "keys" / TENANT).read(LAST_SIGNED)]
@@ -133,21 +138,13 @@ class Crashes:
         )
 
 
-def _ordinals(count: int) -> range:
-    return range(1, count + 1)
-
-
-def _ways(call: str) -> tuple[str | None, str]:
-    return None, ERRORS[call]
-
-
-def _calls(folder: Path, *, after_fault: bool = False) -> list[str]:
-    """The calls of a traced life in order; those after the injected error alone."""
+def _calls_after_fault(folder: Path) -> list[str]:
+    """The calls of a traced life that came after the injected error."""
     lines = (folder / "trace").read_text().splitlines()
-    if after_fault:
-        at = next((at for at, line in enumerate(lines) if "(INJECTED)" in line), len(lines))
-        lines = [line for line in lines[at + 1 :] if not re.match(r"^\d+ +write\(2,", line)]  # what it says of it
-    return [match[1] for line in lines if (match := _CALL.match(line))]
+    at = next((at for at, line in enumerate(lines) if "(INJECTED)" in line), len(lines))
+    # What it says of the failure, on its error output, is no work on a file.
+    after = [line for line in lines[at + 1 :] if not re.match(r"^\d+ +write\(2,", line)]
+    return [match[1] for line in after if (match := _CALL.match(line))]
 
 
 def _require_whole(folder: Path, seen: list[bytes]) -> None:
