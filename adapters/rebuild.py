@@ -15,6 +15,7 @@ from typing import Final
 import msgspec
 from nats.aio.client import Client
 
+from adapters.ending import ended
 from adapters.feed import require_on_stream
 from adapters.generations import Feed, Generations
 from adapters.jetstream import streams
@@ -83,11 +84,10 @@ class HistoryFeed:
                 await self._follower.apply(records)
                 self.stream_seq = records[-1].stream_seq
                 self._progress("filling", self.stream_seq, upto_seq)
+                await asyncio.sleep(0)  # an end that was asked for meanwhile comes here: redis-py may swallow it
             await self._follower.idle()
         finally:
-            reading.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await reading
+            await ended(reading)
 
     async def close(self) -> None:
         """Let go of both ends; what the follower holds back is thrown away with its generation."""

@@ -11,10 +11,11 @@ import asyncio
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from typing import Any, Final, NamedTuple, Protocol
 
 from hdrh.histogram import HdrHistogram
+
+from adapters.ending import ended
 
 EVENTS: Final = "events"
 PERCENTILES: Final = (50.0, 95.0, 99.0, 99.9, 100.0)
@@ -104,9 +105,7 @@ class Sampler:
 
     async def __aexit__(self, *_: object) -> None:
         if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+            await ended(self._task)
 
     async def _run(self) -> None:
         while True:

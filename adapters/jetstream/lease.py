@@ -11,6 +11,7 @@ from typing import Final
 import nats.errors
 from nats.aio.client import Client
 
+from adapters.ending import ended
 from adapters.jetstream.connection import API_TIMEOUT_S, api
 from adapters.jetstream.reader import last_message
 from bus.errors import BusError, WrongStream
@@ -71,9 +72,7 @@ async def lease(client: Client, name: str, what: str, holder: str) -> AsyncItera
             raise LeaseLost(f"{what}: not renewed in time, another one may run now; this one has ended") from err
         raise
     finally:
-        renewing.cancel()
-        with suppress(asyncio.CancelledError):
-            await renewing
+        await ended(renewing)
         if not lost:
             with suppress(BusError):
                 await api(client, f"STREAM.PURGE.{STREAM}", {"filter": subject})

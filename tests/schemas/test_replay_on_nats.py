@@ -156,8 +156,8 @@ def test_programs_get_the_same_with_the_stored_bodies(story, capsys):
     assert code == 0
     assert (found["stream_seq"], found["stream_last_seq"], found["is_cut"]) == (BOTH, BOTH, False)
     player, inbox = found["aggregates"]
-    assert (player["aggregate"], player["version"], player["state"]["xp"]) == ("player/b19", 9, 1010)
-    assert [one["event"]["aggregateversion"] for one in player["events"]] == [7, 8, 9]
+    assert (player["aggregate"], player["version"], player["state"]["xp"]) == ("player/b19", 11, 1010)
+    assert [one["event"]["aggregateversion"] for one in player["events"]] == [9, 10, 11]
     assert inbox["state"] == msgspec.to_builtins(past(INBOX, ONE).state)
     assert (inbox["state"]["batches"], inbox["state"]["refused"], inbox["state"]["parked"]) == (1, 1, 1)
 
@@ -169,7 +169,7 @@ def test_a_moment_is_explained(story, capsys):
         f"{story} at #{ONE} of {BOTH}, recorded 2026-11-21T10:00:00.123Z\n"
         "the last event recorded by 2026-11-21T10:30:00Z; the next one 2026-11-21T11:00:00.123Z\n"
     )
-    assert "  (8 earlier events; -n shows more)\n" in text
+    assert "  (10 earlier events; -n shows more)\n" in text
 
 
 def test_a_cut_transaction_is_told(story, capsys):
@@ -299,7 +299,7 @@ def test_a_replica_that_stays_behind_is_one_line_and_one_that_catches_up_is_wait
     monkeypatch.setattr(reading, "BEHIND_WAIT_S", 0)
     pages_missing = 3
 
-    assert asyncio.run(travel()) == 9
+    assert asyncio.run(travel()) == 11
 
     pages_missing = 10_000
     with pytest.raises(StoreUnavailable, match="without its newest events: is a replica behind"):
