@@ -120,6 +120,10 @@ class MemoryCommands:
             self._arrived.notify_all()
         return seq
 
+    def has_more(self, partition: int, after_seq: int) -> bool:
+        """Whether a partition has commands after a sequence."""
+        return any(number == partition for number, _ in self._stored[after_seq:])
+
     async def open(self, partition: int, after_seq: int) -> CommandSource:
         """The commands of a partition that come after a sequence."""
         return _MemorySource(self, partition, after_seq)
@@ -147,6 +151,9 @@ class _MemorySource:
         found = await self._commands.wait_for(self._partition, self._after_seq, count_max)
         self._after_seq = found[-1].stream_seq
         return found
+
+    def has_more(self) -> bool:
+        return self._commands.has_more(self._partition, self._after_seq)
 
     async def close(self) -> None:
         """Nothing to let go of."""

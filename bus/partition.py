@@ -33,6 +33,8 @@ FOREIGN_MAX: Final = 10_000
 CONFLICT_WAIT_S: Final = 0.02
 #: Without commands for so long, a partition writes its snapshots.
 IDLE_S: Final = 1.0
+#: Fewer commands than that may not fill a batch, and a small batch costs the server nearly as much as a full one.
+TOP_UP_BELOW: Final = 333
 #: More than that would keep a successor waiting; it reads them as tail.
 DIRTY_AT_STOP_MAX: Final = 5_000
 
@@ -154,9 +156,10 @@ class Partition:
         deliveries: list[Delivery] = []
         tasks: list[Task | RefusedAnswer] = []
         while not self.is_stopping:
-            if not deliveries:
-                deliveries = await self._take(source)
-                tasks = await self.prepare(deliveries)
+            if not deliveries or (len(deliveries) < TOP_UP_BELOW and source.has_more()):
+                more = await self._take(source)
+                deliveries += more
+                tasks += await self.prepare(more)
             if deliveries:
                 done = await self.process(deliveries, tasks)
                 del deliveries[:done], tasks[:done]

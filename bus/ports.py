@@ -111,6 +111,9 @@ class CommandSource(Protocol):
     async def take(self, count_max: int) -> list[Delivery]:
         """At least one command, at most so many; waits until there is one."""
 
+    def has_more(self) -> bool:
+        """Whether `take` has something to give without waiting."""
+
     async def close(self) -> None:
         """Let go of the source."""
 

@@ -86,6 +86,11 @@ class PullReader:
         await self._ask()
         return taken
 
+    @property
+    def has_more(self) -> bool:
+        """Whether something has come that nobody took yet."""
+        return bool(self._buffer)
+
     async def close(self) -> None:
         """Remove the consumer; a connection that is gone takes it along."""
         if self._subscription is not None and not self._client.is_closed:

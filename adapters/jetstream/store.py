@@ -170,6 +170,9 @@ class _Commands:
             deliveries.append(Delivery(seq, frame.subject, frame.data, reply_to, redrive))
         return deliveries
 
+    def has_more(self) -> bool:
+        return self._reader.has_more
+
     async def close(self) -> None:
         await self._reader.close()
 

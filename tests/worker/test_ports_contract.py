@@ -174,16 +174,19 @@ def test_commands_come_in_order_from_where_one_left_off_and_only_those_of_the_pa
             source = await commands.open(mine, 0)
             taken = []
             expected = [owner for owner in owners if subjects.partition_of(owner, PARTITIONS) == mine]
+            more = []
             while len(taken) < len(expected):
                 taken += await source.take(3)
+                more.append(source.has_more())
             await source.close()
             again = await commands.open(mine, taken[1].stream_seq)
             rest = await again.take(1)
             await again.close()
-            return expected, taken, rest
+            return expected, taken, rest, more
 
-    expected, taken, rest = asyncio.run(story())
+    expected, taken, rest, more = asyncio.run(story())
 
+    assert more[-1] is False
     assert [subjects.split_command(delivery.subject)[1] for delivery in taken] == expected
     assert {delivery.reply_to for delivery in taken} == {"_INBOX.x"}
     assert json.loads(taken[0].body) == {"id": expected[0]}
