@@ -158,8 +158,8 @@ class Partition:
         while not self.is_stopping:
             if not deliveries or (len(deliveries) < TOP_UP_BELOW and source.has_more()):
                 more = await self._take(source)
+                tasks += await self.prepare(more)  # which takes back a word of an operator that is not true
                 deliveries += more
-                tasks += await self.prepare(more)
             if deliveries:
                 done = await self.process(deliveries, tasks)
                 del deliveries[:done], tasks[:done]
