@@ -22,6 +22,7 @@ from adapters.jetstream.snapshots import JetStreamSnapshots, SharedTail
 from adapters.jetstream.store import JetStreamCommands, JetStreamEventStore, JetStreamOutbox
 from adapters.jetstream.strays import answer_strays
 from bus.errors import BusError, WrongStream
+from bus.joining import GroupCommit
 from bus.partition import ForeignLocks, Partition
 from bus.restoring import Restorer
 from bus.sharing import Member, shares
@@ -72,6 +73,7 @@ class Worker:
         self._refused: dict[str, str] = {}
         self._tails: dict[str, SharedTail] = {}
         self._batches: BatchPublisher | None = None
+        self._groups: dict[str, GroupCommit] = {}
 
     async def run(self, stop: asyncio.Event, ready: asyncio.Event) -> None:
         """Join, decide, and hand over at once when `stop` is set."""
@@ -172,8 +174,11 @@ class Worker:
                 self._refused[name] = str(err)
 
     def _start(self, client: Client, tenant: str, number: int) -> None:
-        store = JetStreamEventStore(client, tenant, self._publisher(client))
-        snapshots = JetStreamSnapshots(client, tenant, self._publisher(client))
+        batches = self._publisher(client)
+        store = JetStreamEventStore(
+            client, tenant, self._groups.setdefault(tenant, GroupCommit(batches.append, self._id))
+        )
+        snapshots = JetStreamSnapshots(client, tenant, batches)
         tail = self._tails.setdefault(tenant, SharedTail(client, tenant))
         partition = Partition(
             tenant=tenant,

@@ -18,6 +18,7 @@ from adapters.jetstream.replicas import Replicas, abreast
 from bus import subjects
 from bus.envelope import CommandsDecided, Recorded
 from bus.errors import StoreUnavailable
+from bus.joining import GroupCommit
 from bus.ports import CommandSource, Delivery, InboxHead, Message, Redrive
 from domain.catalogue import aggregates_of
 from domain.values import to_ms
@@ -31,7 +32,7 @@ _REPLY_ONLY: Final = f"NATS/1.0\r\n{REPLY_TO_HEADER}:".encode()
 class JetStreamEventStore:
     """`bus.ports.EventStore` over one tenant's event stream."""
 
-    def __init__(self, client: Client, tenant: str, publisher: BatchPublisher) -> None:
+    def __init__(self, client: Client, tenant: str, publisher: BatchPublisher | GroupCommit) -> None:
         self._client = client
         self._tenant = tenant
         self._stream = subjects.events_stream(tenant)

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import json
 
+from bus.joining import GroupCommit
 from bus.memory import MemoryCommands, MemoryDeadLetters, MemoryEventStore, MemoryOutbox, MemorySnapshots
 from bus.partition import ForeignLocks, Partition
 from bus.restoring import Restorer
@@ -44,6 +45,17 @@ def body_of(name: str, owner: str, data: dict, command_id: str, **changes) -> tu
     return aggregate, json.dumps(body).encode()
 
 
+class Grouped:
+    """A store whose appends are joined as a worker joins them; all else is the store's."""
+
+    def __init__(self, store, new_id):
+        self._store = store
+        self.append = GroupCommit(store.append, new_id).append
+
+    def __getattr__(self, name):
+        return getattr(self._store, name)
+
+
 class Town:
     """All partitions of a tenant, run command by command."""
 
@@ -57,6 +69,7 @@ class Town:
         self.clock_ms = 1_767_225_600_000
         self.owners_max = owners_max
         self.ids = itertools.count(1)
+        self.grouped = Grouped(self.store, lambda: f"joined{next(self.ids)}")
         self.partitions = [self.partition(number) for number in range(PARTITIONS)]
 
     def partition(self, number: int) -> Partition:
@@ -64,11 +77,11 @@ class Town:
             tenant=TENANT,
             partition=number,
             partitions=PARTITIONS,
-            store=self.store,
+            store=self.grouped,
             commands=self.commands,
             outbox=self.outbox,
             dead=self.dead,
-            restorer=Restorer(number, self.store, self.snapshots, self.store),
+            restorer=Restorer(number, self.grouped, self.snapshots, self.store),
             locks=self.locks,
             owners_max=self.owners_max,
             now_ms=lambda: self.clock_ms,

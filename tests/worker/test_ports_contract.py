@@ -15,13 +15,14 @@ from adapters.jetstream.streams import create_tenant
 from bus import subjects
 from bus.envelope import CommandsDecided, EventEnvelope, encode_data, encode_event
 from bus.errors import Conflict
+from bus.joining import GroupCommit
 from bus.memory import MemoryCommands, MemoryEventStore, MemorySnapshots
 from bus.ports import CommandStream, EventStore, Message, SnapshotStore, Tail
 
 PARTITIONS = 8
 
 
-@pytest.fixture(params=["memory", "jetstream"])
+@pytest.fixture(params=["memory", "jetstream", "joined"])
 def ports(request, settings, tenant):
     """A context manager that gives (event store, command stream, publish)."""
 
@@ -40,7 +41,9 @@ def ports(request, settings, tenant):
                 subject = subjects.command(tenant, aggregate, owner, name)
                 await client.jetstream().publish(subject, body, headers=headers)
 
-            store = JetStreamEventStore(client, tenant, BatchPublisher(client))
+            batches = BatchPublisher(client)
+            writer = GroupCommit(batches.append, batches.new_id) if request.param == "joined" else batches
+            store = JetStreamEventStore(client, tenant, writer)
             yield store, JetStreamCommands(client, tenant), publish
         finally:
             await client.close()
@@ -123,6 +126,32 @@ def test_a_fence_that_holds_lets_the_batch_pass(ports, tenant):
             quest = subjects.event(tenant, "quest", "q")
             batch = [message(tenant, "token", "a", 1, 0), message(tenant, "token", "a", 2, 1, fence=quest)]
             return await store.append("b2", batch)
+
+    assert asyncio.run(story()) == 2
+
+
+@pytest.mark.parametrize("is_fence", [False, True])
+def test_what_a_batch_itself_has_written_before_conflicts_with_an_expectation(ports, tenant, is_fence):
+    async def story():
+        async with ports() as (store, _, _):
+            await store.append("b1", [message(tenant, "quest", "q", 1, 0)])
+            quest = subjects.event(tenant, "quest", "q")
+            fenced = message(tenant, "token", "a", 1, 1, fence=quest)
+            batch = [message(tenant, "quest", "q", 2, 1), fenced if is_fence else message(tenant, "quest", "q", 2, 1)]
+            with pytest.raises(Conflict):
+                await store.append("b2", batch)
+            return len(await store.events_from(1, 10))
+
+    assert asyncio.run(story()) == 1
+
+
+def test_a_fence_may_stand_before_a_write_of_its_subject_and_twice_in_a_batch(ports, tenant):
+    async def story():
+        async with ports() as (store, _, _):
+            await store.append("b1", [message(tenant, "quest", "q", 1, 0)])
+            quest = subjects.event(tenant, "quest", "q")
+            fenced = [message(tenant, "token", owner, 1, 1, fence=quest) for owner in "ab"]
+            return await store.append("b2", [*fenced, message(tenant, "quest", "q", 2, 1)])
 
     assert asyncio.run(story()) == 2
 

@@ -1,0 +1,137 @@
+"""Batches of several partitions that are stored as one: whoever shares, nobody pays for another's fault."""
+
+import asyncio
+
+import pytest
+
+from bus.errors import Conflict, OutcomeUnknown, StoreUnavailable
+from bus.joining import JOINED_MAX, GroupCommit
+from bus.memory import MemoryEventStore
+from bus.ports import Message
+
+TENANT = "t"
+
+
+class Watched(MemoryEventStore):
+    """Remembers how many messages each append had; holds them back until it is told to go on."""
+
+    def __init__(self):
+        super().__init__(TENANT)
+        self.sizes = []
+        self.ids = []
+        self.may_go_on = asyncio.Event()
+        self.error = None
+
+    async def append(self, batch_id, messages):
+        self.sizes.append(len(messages))
+        self.ids.append(batch_id)
+        await self.may_go_on.wait()
+        if self.error is not None:
+            raise self.error
+        return await super().append(batch_id, messages)
+
+
+def batch(owner, count=1, expected=0):
+    subject = f"tally.evt.{TENANT}.token.{owner}"
+    return [Message(subject, b"{}", expected if number == 0 else None, None) for number in range(count)]
+
+
+def joined(scenario):
+    async def story():
+        store = Watched()
+        return await scenario(store, GroupCommit(store.append, lambda: "joined"))
+
+    return asyncio.run(story())
+
+
+async def append_all(group, batches):
+    return await asyncio.gather(
+        *(group.append(f"b{number}", messages) for number, messages in enumerate(batches)), return_exceptions=True
+    )
+
+
+def test_batches_that_are_ready_together_are_stored_as_one_and_each_knows_where_it_begins():
+    async def scenario(store, group):
+        store.may_go_on.set()
+        first_seqs = await append_all(group, [batch("a", 3), batch("b", 2), batch("c")])
+        return first_seqs, store.sizes, [subject[-1] for subject, _ in store.events]
+
+    assert joined(scenario) == ([1, 4, 6], [6], ["a", "a", "a", "b", "b", "c"])
+
+
+def test_while_two_are_on_their_way_the_others_gather():
+    async def scenario(store, group):
+        tasks = []
+        for owner in "abcdef":
+            tasks.append(asyncio.ensure_future(group.append(f"b-{owner}", batch(owner))))
+            await asyncio.sleep(0.001)
+        before = list(store.sizes)
+        store.may_go_on.set()
+        return before, await asyncio.gather(*tasks), store.sizes, store.ids
+
+    before, first_seqs, sizes, ids = joined(scenario)
+
+    assert before == [1, 1]
+    assert (first_seqs, sizes) == ([1, 2, 3, 4, 5, 6], [1, 1, 4])
+    assert ids == ["b-a", "b-b", "joined"]  # a batch that is alone keeps its id
+
+
+def test_full_batches_wait_for_nobody_and_none_is_larger_than_the_server_takes():
+    async def scenario(store, group):
+        sizes = [999, 999, 999, 600, 401, 999]
+        tasks = [
+            asyncio.ensure_future(group.append(f"b{number}", batch(f"o{number}", size)))
+            for number, size in enumerate(sizes)
+        ]
+        await asyncio.sleep(0.001)
+        before = sum(store.sizes)
+        store.may_go_on.set()
+        await asyncio.gather(*tasks)
+        return before, store.sizes, sum(sizes)
+
+    before, sizes, total = joined(scenario)
+
+    assert before >= total - JOINED_MAX
+    assert sum(sizes) == total
+    assert max(sizes) <= JOINED_MAX
+
+
+def test_a_stale_batch_is_refused_alone():
+    async def scenario(store, group):
+        store.may_go_on.set()
+        await append_all(group, [batch("stale")])
+        return await append_all(group, [batch("a", 2), batch("stale", 2), batch("b")]), len(store.events)
+
+    (a, stale, b), count = joined(scenario)
+
+    assert isinstance(stale, Conflict)
+    assert sorted([a, b]) in ([2, 4], [2, 3])
+    assert count == 4
+
+
+@pytest.mark.parametrize("error", [OutcomeUnknown("no answer came"), StoreUnavailable("down")])
+def test_what_happened_to_all_is_told_to_all_and_not_tried_again(error):
+    async def scenario(store, group):
+        store.error = error
+        store.may_go_on.set()
+        return await append_all(group, [batch("a"), batch("b")]), store.sizes
+
+    found, sizes = joined(scenario)
+
+    assert found == [error, error]
+    assert sizes == [2]
+
+
+def test_who_gives_up_before_it_is_sent_is_not_sent():
+    async def scenario(store, group):
+        tasks = []
+        for owner in "abcd":
+            tasks.append(asyncio.ensure_future(group.append(owner, batch(owner))))
+            await asyncio.sleep(0.001)
+        tasks[2].cancel()
+        await asyncio.sleep(0)
+        store.may_go_on.set()
+        await asyncio.wait(tasks)
+        return [subject[-1] for subject, _ in store.events]
+
+    assert joined(scenario) == ["a", "b", "d"]
