@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
+
+import msgspec
 
 from bus import subjects
 from bus.envelope import (
@@ -27,7 +29,7 @@ MESSAGES_MAX: Final = 999
 REFUSALS_MAX: Final = 80
 
 
-class Accepted(NamedTuple):
+class Accepted(msgspec.Struct, gc=False):
     """A command that led to messages `first` up to but not including `stop` of the batch."""
 
     command_id: str
@@ -36,7 +38,7 @@ class Accepted(NamedTuple):
     stop: int
 
 
-class Repeated(NamedTuple):
+class Repeated(msgspec.Struct, gc=False):
     """A command that was executed before: its events begin at this sequence."""
 
     command_id: str
@@ -44,7 +46,7 @@ class Repeated(NamedTuple):
     stream_seq: int
 
 
-class RefusedAnswer(NamedTuple):
+class RefusedAnswer(msgspec.Struct, gc=False):
     """A command that was refused, now or before."""
 
     command_id: str
@@ -53,7 +55,7 @@ class RefusedAnswer(NamedTuple):
     message: str
 
 
-class ParkedAnswer(NamedTuple):
+class ParkedAnswer(msgspec.Struct, gc=False):
     """A command that our own code cannot decide; it waits for an operator."""
 
     command_id: str
@@ -168,7 +170,7 @@ class Batch:
             return
         drafts = [self._drafts.get(key) or self._draft(key, target.id, owner) for keys in plan for key in keys]
         states = {draft.key: draft.state for draft in drafts}
-        decided = catalogue.decide(target, request.command, states, request.at_ms)
+        decided = catalogue.decide(plan, request.command, states, request.at_ms)
         first = len(self.messages)
         if first + len(decided) > MESSAGES_MAX:
             raise BatchFull
@@ -209,9 +211,9 @@ class Batch:
         return {self._drafts[key].subject: (key, self._drafts[key].actor.stream_seq) for key in keys}
 
     @property
-    def written(self) -> set[str]:
-        """Every owner who gets an event."""
-        return {key.id for key, draft in self._drafts.items() if draft.last >= 0}
+    def own_written(self) -> set[str]:
+        """Every owner of this partition who gets an event."""
+        return {key.id for key, draft in self._drafts.items() if draft.last >= 0 and not draft.is_foreign}
 
     @property
     def looked_at(self) -> Collection[Key]:
@@ -242,8 +244,9 @@ class Batch:
 
     def _draft(self, key: Key, target_id: str, target: Owner) -> _Draft:
         """A draft of an aggregate that the batch has not looked at yet; the addressed owner is at hand."""
-        owner = target if key.id == target_id else self._owner(key.id)
-        is_foreign = self._is_foreign(key.id)
+        is_addressed = key.id == target_id  # and therefore of this partition
+        owner = target if is_addressed else self._owner(key.id)
+        is_foreign = not is_addressed and self._is_foreign(key.id)
         draft = self._drafts[key] = _Draft(self._tenant, key, owner.actor(key.aggregate), is_foreign=is_foreign)
         return draft
 

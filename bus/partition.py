@@ -279,10 +279,10 @@ class Partition:
 
     def _is_missing(self, owner_id: str) -> bool:
         """Whether an owner must be read; one of our own without history is simply new."""
-        if self._is_foreign(owner_id):
-            return owner_id not in self._foreign
         if self._own.get(owner_id) is not None:
             return False
+        if self._is_foreign(owner_id):
+            return owner_id not in self._foreign
         if self._own.has_history(owner_id):
             return True
         self._own.put(owner_id, Owner())
@@ -344,9 +344,8 @@ class Partition:
                 await self._refresh(batch, batch.looked_at)
                 return None
         batch.commit(first_seq)
-        for owner_id in batch.written:
-            if self._is_own(owner_id):
-                self._restorer.changed(owner_id, self._owner(owner_id))
+        for owner_id in batch.own_written:
+            self._restorer.changed(owner_id, self._owner(owner_id))
         self._head = batch.head(first_seq)
         self.decided_seq = deliveries[-1].stream_seq
         self._poison.forget_tries()

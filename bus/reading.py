@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 from bus import subjects
 from bus.batch import RefusedAnswer
@@ -16,15 +18,15 @@ from domain.values import to_time
 AHEAD_MAX_MS: Final = 10 * 60 * 1000
 
 
-class Task(NamedTuple):
+class Task(msgspec.Struct, gc=False):
     """A command that can be decided, with what it needs."""
 
     request: CommandRequest
     #: The addressed aggregate as outcomes name it, `<aggregate>/<id>`.
     subject: str
     plan: Plan
-    #: Everybody whose aggregates the command writes or looks at.
-    owner_ids: frozenset[str]
+    #: Everybody whose aggregates the command writes or looks at; some may stand there twice.
+    owner_ids: list[str]
 
 
 def read(tenant: str, delivery: Delivery, now_ms: int) -> Task | RefusedAnswer:
@@ -39,7 +41,7 @@ def read(tenant: str, delivery: Delivery, now_ms: int) -> Task | RefusedAnswer:
         command_id = command_id_of(delivery.body, delivery.stream_seq)
         return RefusedAnswer(command_id, subject, refusal.code, refusal.message)
     needed = plan(request.target, request.command)
-    return Task(request, subject, needed, frozenset([key.id for keys in needed for key in keys]))
+    return Task(request, subject, needed, [key.id for keys in needed for key in keys])
 
 
 def _require_come(request: CommandRequest, now_ms: int) -> None:

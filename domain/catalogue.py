@@ -175,16 +175,18 @@ def plan(target: Key, command: Command) -> Plan:
             assert_never(command)
 
 
-def decide(target: Key, command: Command, states: Mapping[Key, Any], at_ms: int) -> list[Decided]:
+def decide(needed: Plan, command: Command, states: Mapping[Key, Any], at_ms: int) -> list[Decided]:
     """The events of all aggregates that follow from a command which tells of `at_ms`; raises `Refused`.
 
-    `states` holds the state of every aggregate that `plan` named. The first event is one of the addressed aggregate.
+    `needed` is what `plan` says of the command, `states` holds the state of every aggregate that it names. The first
+    event is one of the addressed aggregate.
     """
+    target = needed.writes[0]
     match command:  # the most frequent ones first
         case CompleteQuest():
-            return _complete(target, command, states, at_ms)
+            return _complete(needed, command, states, at_ms)
         case ReachStep() | AcceptQuest() | AbandonQuest():
-            definition = states[Key("quest", command.quest)]
+            definition = states[needed.reads[0]]
             return _all(target, player.decide(command, states[target], target.id, definition, at_ms))
         case PublishQuest() | RetireQuest():
             return _all(target, quest.decide(command, states[target], target.id))
@@ -197,7 +199,7 @@ def decide(target: Key, command: Command, states: Mapping[Key, Any], at_ms: int)
         case EnterZone() | LeaveZone():
             return _all(target, zone.decide(command, target.id, is_registered=states[target].registered))
         case MintTokens() | SpendTokens() | TransferTokens():
-            return _move(target, command, states)
+            return _move(needed, command, states)
         case AddKey() | RetireKey():
             return _all(target, logkeys.decide(command, states[target], target.id))
         case _:
@@ -208,8 +210,8 @@ def _all(key: Key, events: tuple[Event, ...]) -> list[Decided]:
     return [(key, event) for event in events]
 
 
-def _complete(target: Key, command: CompleteQuest, states: Mapping[Key, Any], at_ms: int) -> list[Decided]:
-    quest_key = Key("quest", command.quest)
+def _complete(needed: Plan, command: CompleteQuest, states: Mapping[Key, Any], at_ms: int) -> list[Decided]:
+    (target, account), (quest_key,), _ = needed
     definition: QuestState = states[quest_key]
     decided = _all(target, player.decide(command, states[target], target.id, definition, at_ms))
     limited = definition.supply is not None
@@ -217,20 +219,20 @@ def _complete(target: Key, command: CompleteQuest, states: Mapping[Key, Any], at
     if taken and definition.rewards.badge is not None:
         decided.append((target, player.award_badge(command.quest, definition.rewards.badge)))
     if definition.rewards.tokens:
-        account = Key("token", target.id)
         minted = MintTokens(amount=definition.rewards.tokens, reason=f"quest/{command.quest}")
         decided += _all(account, token.decide(minted, states[account], target.id))
-    return decided + _all(quest_key, taken)
+    return decided + _all(quest_key, taken) if taken else decided
 
 
-def _move(target: Key, command: MintTokens | SpendTokens | TransferTokens, states: Mapping[Key, Any]) -> list[Decided]:
-    if not states[Key("player", target.id)].registered:
+def _move(needed: Plan, command: MintTokens | SpendTokens | TransferTokens, states: Mapping[Key, Any]) -> list[Decided]:
+    target, sender = needed.writes[0], needed.facts[0]
+    if not states[sender].registered:
         raise NotRegistered(target.id)
     decided = _all(target, token.decide(command, states[target], target.id))
     if isinstance(command, TransferTokens):
-        if not states[Key("player", command.recipient)].registered:
-            raise UnknownRecipient(command.recipient)
-        other = Key("token", command.recipient)
+        other, recipient = needed.writes[1], needed.facts[1]
+        if not states[recipient].registered:
+            raise UnknownRecipient(recipient.id)
         receive = ReceiveTokens(sender=target.id, amount=command.amount, reason=command.reason)
-        decided += _all(other, token.decide(receive, states[other], command.recipient))
+        decided += _all(other, token.decide(receive, states[other], other.id))
     return decided

@@ -135,9 +135,7 @@ def _prepare(source: Source, opened: OpenedCheckpoint, resumed: Replayed | None,
     return Replay(source, opened.checkpoint, is_plain=is_plain, resumed=resumed)
 
 
-def _moments(
-    months: list[MonthStatement], checkpoints: list[OpenedCheckpoint], policy: Policy
-) -> Iterator[Moment]:
+def _moments(months: list[MonthStatement], checkpoints: list[OpenedCheckpoint], policy: Policy) -> Iterator[Moment]:
     """Tree size and times of every checkpoint that is known here."""
     states = (state for month in months for state in (month.opening, month.closing))
     for opened in (*(policy.open("month", state.checkpoint) for state in states), *checkpoints):

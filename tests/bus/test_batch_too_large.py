@@ -70,4 +70,4 @@ def test_the_first_event_of_a_new_player_being_too_large_leaves_no_trace_of_the_
         decide(batch, "RegisterPlayer", "p", {}, "c1")
 
     assert batch.messages == []
-    assert batch.written == set()
+    assert batch.own_written == set()

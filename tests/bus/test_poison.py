@@ -14,10 +14,11 @@ def curse(monkeypatch):
     """Whoever is in the set cannot be decided by our code."""
     cursed, real = {"cursed"}, catalogue.decide
 
-    def decide(target, command, states, at_ms):
+    def decide(needed, command, states, at_ms):
+        target = needed.writes[0]
         if target.id in cursed and target.aggregate == "token":
             raise ZeroDivisionError("made up")
-        return real(target, command, states, at_ms)
+        return real(needed, command, states, at_ms)
 
     monkeypatch.setattr(catalogue, "decide", decide)
     monkeypatch.setattr(poison, "TRY_AGAIN_S", 0.001)

@@ -19,11 +19,10 @@ class World:
         self.events = []
 
     def run(self, aggregate, owner, command, at_ms=AT_MS):
-        target = Key(aggregate, owner)
-        plan = catalogue.plan(target, command)
+        plan = catalogue.plan(Key(aggregate, owner), command)
         keys = (*plan.writes, *plan.reads, *plan.facts)
         states = {key: self.states.get(key, catalogue.initial(key.aggregate)) for key in keys}
-        decided = catalogue.decide(target, command, states, at_ms)
+        decided = catalogue.decide(plan, command, states, at_ms)
         for key, event in decided:
             before = self.states.get(key, catalogue.initial(key.aggregate))
             self.states[key] = catalogue.evolve(key.aggregate, before, event, at_ms)

@@ -25,11 +25,11 @@ class World:
 
     def run(self, aggregate, owner, command, at_ms=START_MS):
         """Types of the events, or the refusal's code."""
-        target = Key(aggregate, owner)
-        keys = [key for part in catalogue.plan(target, command) for key in part]
+        needed = catalogue.plan(Key(aggregate, owner), command)
+        keys = [key for part in needed for key in part]
         states = {key: self.states.get(key, catalogue.initial(key.aggregate)) for key in keys}
         try:
-            decided = catalogue.decide(target, command, states, at_ms)
+            decided = catalogue.decide(needed, command, states, at_ms)
         except Refused as refusal:
             return refusal.code
         for key, event in decided:

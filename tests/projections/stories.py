@@ -46,11 +46,11 @@ class Story:
 
     def tell(self, aggregate, owner, command, at_ms=START_MS):
         """Decide a command and record its events; returns them, nothing when it was refused."""
-        target = Key(aggregate, owner)
-        keys = [key for part in catalogue.plan(target, command) for key in part]
+        needed = catalogue.plan(Key(aggregate, owner), command)
+        keys = [key for part in needed for key in part]
         states = {key: self._states.get(key, catalogue.initial(key.aggregate)) for key in keys}
         try:
-            decided = catalogue.decide(target, command, states, at_ms)
+            decided = catalogue.decide(needed, command, states, at_ms)
         except Refused:
             return []
         self._commands += 1

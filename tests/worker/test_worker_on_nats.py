@@ -298,10 +298,10 @@ def test_an_operator_redrives_what_was_parked_and_its_sender_hears_of_it(setting
     real = catalogue.decide
     curse = {"on": True}
 
-    def decide(target, command, states, at_ms):
-        if target.aggregate == "token" and curse["on"]:
+    def decide(needed, command, states, at_ms):
+        if needed.writes[0].aggregate == "token" and curse["on"]:
             raise ZeroDivisionError("made up")
-        return real(target, command, states, at_ms)
+        return real(needed, command, states, at_ms)
 
     monkeypatch.setattr(catalogue, "decide", decide)
     monkeypatch.setenv("TALLY_NATS_URL", settings.nats_url)
