@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from adapters.errors import TallyError
 from adapters.published_log import log_dir_of
 from adapters.root_keeper import closed_months, copied_paths, open_worm
-from adapters.root_settings import RootsConfig, load_roots_config, worm_place
+from adapters.root_settings import RootsConfig, load_roots_config, store_place
 from adapters.settings import Settings
 from ledger.beside import checkpoint_path, read_stamps, require_closing, verify_stamps
 from ledger.errors import LedgerError
@@ -77,7 +77,7 @@ def _check_copies(tenant: str, folder: Folder, month: str, policy: Policy, confi
             yield RootCheck(month=month, is_good=False, detail=str(err))
             continue
         if copy is None:
-            detail = f"{worm_place(worm, tenant, path)}: missing, tally status says why"
+            detail = f"{store_place(worm, tenant, path)}: missing, tally status says why"
             yield RootCheck(month=month, is_good=False, detail=detail)
         else:
             detail = f"{copy.place}: the same bytes, locked until {copy.until:%Y-%m-%d}"

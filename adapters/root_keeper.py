@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from adapters.authorities import stamp
 from adapters.errors import CheckFailed, TallyError
-from adapters.root_settings import Authority, RootsConfig, Worm, worm_place
+from adapters.root_settings import Authority, RootsConfig, Worm, store_place
 from ledger.beside import checkpoint_path, read_stamps, stamp_path
 from ledger.errors import LedgerError, SignerLocked
 from ledger.files import Folder, require
@@ -116,7 +116,7 @@ class RootKeeper:
         worm = self._config.worm
         if worm is None:
             return
-        places = {path: worm_place(worm, self._tenant, path) for path in copied_paths(self._folder, month, policy)}
+        places = {path: store_place(worm, self._tenant, path) for path in copied_paths(self._folder, month, policy)}
         missing = [path for path, place in places.items() if found.copies.get(path, {}).get("place") != place]
         if not missing:
             return

@@ -1,4 +1,4 @@
-"""What happens with a month's certificate besides its publication: who stamps its time, where copies are kept.
+"""Who stamps the time of a log's months, where copies of them are kept, which bucket serves the whole log.
 
 One TOML file, `roots.toml` in the data directory or where TALLY_ROOTS_CONFIG points; paths in it begin at its folder:
 
@@ -12,6 +12,12 @@ One TOML file, `roots.toml` in the data directory or where TALLY_ROOTS_CONFIG po
     prefix = "production"                      optional
     endpoint = "https://s3.example"            optional: a store that speaks S3
     retention_days = 3650                      in COMPLIANCE mode: nobody can delete or shorten
+
+    [publish]                                  an S3 bucket that serves the whole log
+    bucket = "tally-log"
+    prefix = "production"                      optional
+    endpoint = "https://s3.example"            optional
+    every_seconds = 1                          how often a newer checkpoint is looked for
 """
 
 from __future__ import annotations
@@ -36,6 +42,7 @@ from ledger.timestamps import require_authority_name
 CONFIG_FILE: Final = "roots.toml"
 CONFIG_VARIABLE: Final = "TALLY_ROOTS_CONFIG"
 RETENTION_DAYS: Final = 3650
+PUBLISH_EVERY_S: Final = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,18 +66,30 @@ class Worm:
     retention_days: int
 
 
-def worm_place(worm: Worm, tenant: str, path: str) -> str:
-    """The address of a copy, as people and other tools write it."""
-    return "/".join(("s3:/", *filter(None, (worm.bucket, worm.prefix, tenant, path))))
+@dataclass(frozen=True, kw_only=True)
+class Publication:
+    """A bucket from which the whole log is served."""
+
+    bucket: str
+    prefix: str
+    endpoint: str
+    every_s: int
+
+
+def store_place(store: Worm | Publication, tenant: str, path: str = "") -> str:
+    """The address of an object, or of a log's folder, as people and other tools write it."""
+    return "/".join(("s3:/", *filter(None, (store.bucket, store.prefix, tenant, path))))
 
 
 @dataclass(frozen=True, kw_only=True)
 class RootsConfig:
     authorities: tuple[Authority, ...] = ()
     worm: Worm | None = None
+    publication: Publication | None = None
 
     @property
     def is_empty(self) -> bool:
+        """Whether nothing happens with the months."""
         return not self.authorities and self.worm is None
 
 
@@ -89,14 +108,15 @@ def load_roots_config(settings: Settings) -> RootsConfig:
         return RootsConfig()
     except (OSError, ValueError) as err:
         raise TallyError(f"{path} cannot be read ({err}): write it as docs/formats.md says, or remove it") from err
-    _require_keys(f"{path}", content, {"authorities", "worm"})
+    _require_keys(f"{path}", content, {"authorities", "worm", "publish"})
     authorities = content.get("authorities", {})
     if not isinstance(authorities, dict):
         raise TallyError(f"{path}: authorities is {authorities!r}, wanted tables like [authorities.freetsa]")
-    worm = content.get("worm")
+    worm, publication = content.get("worm"), content.get("publish")
     return RootsConfig(
         authorities=tuple(_authority(path, name, value) for name, value in authorities.items()),
         worm=None if worm is None else _worm(path, worm),
+        publication=None if publication is None else _publication(path, publication),
     )
 
 
@@ -126,15 +146,25 @@ def _load_roots(what: str, path: Path) -> tuple[bytes, ...]:
 
 
 def _worm(path: Path, value: Any) -> Worm:
-    what = f"{path}, worm"
-    _require_keys(what, value, {"bucket", "prefix", "endpoint", "retention_days"})
-    bucket, days = value.get("bucket"), value.get("retention_days", RETENTION_DAYS)
+    bucket, prefix, endpoint, days = _store(f"{path}, worm", value, "retention_days", RETENTION_DAYS)
+    return Worm(bucket=bucket, prefix=prefix, endpoint=endpoint, retention_days=days)
+
+
+def _publication(path: Path, value: Any) -> Publication:
+    bucket, prefix, endpoint, every_s = _store(f"{path}, publish", value, "every_seconds", PUBLISH_EVERY_S)
+    return Publication(bucket=bucket, prefix=prefix, endpoint=endpoint, every_s=every_s)
+
+
+def _store(what: str, value: Any, number_key: str, default: int) -> tuple[str, str, str, int]:
+    """Bucket, prefix, endpoint and the one number of a store."""
+    _require_keys(what, value, {"bucket", "prefix", "endpoint", number_key})
+    bucket, number = value.get("bucket"), value.get(number_key, default)
     prefix, endpoint = value.get("prefix", ""), value.get("endpoint", "")
     if not isinstance(bucket, str) or not bucket or not isinstance(prefix, str) or not isinstance(endpoint, str):
         raise TallyError(f"{what}: wanted bucket, and maybe prefix and endpoint, as text")
-    if type(days) is not int or days < 1:
-        raise TallyError(f"{what}: retention_days is {days!r}, wanted a number from 1")
-    return Worm(bucket=bucket, prefix=prefix.strip("/"), endpoint=endpoint, retention_days=days)
+    if type(number) is not int or number < 1:
+        raise TallyError(f"{what}: {number_key} is {number!r}, wanted a number from 1")
+    return bucket, prefix.strip("/"), endpoint, number
 
 
 def _require_keys(what: str, value: Any, known: set[str]) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from adapters.errors import TallyError
 from adapters.published_log import load_policy, log_dir_of
 from adapters.root_keeper import WORM, Kept, closed_months, copied_paths, read_kept
-from adapters.root_settings import RootsConfig, load_roots_config, worm_place
+from adapters.root_settings import RootsConfig, load_roots_config, store_place
 from adapters.settings import Settings
 from ledger.beside import stamp_path
 from ledger.errors import LedgerError
@@ -49,7 +49,7 @@ def _waiting(tenant: str, folder: Folder, month: str, policy: Policy, config: Ro
         missing = [
             path
             for path in copied_paths(folder, month, policy)
-            if kept.copies.get(path, {}).get("place") != worm_place(worm, tenant, path)
+            if kept.copies.get(path, {}).get("place") != store_place(worm, tenant, path)
         ]
         if missing:
             lines.append(f"{month}: {len(missing)} copies to {worm.bucket}: {problems.get(WORM, 'to be made')}")

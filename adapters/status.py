@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from nats.aio.client import Client
 
 from adapters import timers
+from adapters.bucket_state import PublicationStatus, publication_status
 from adapters.generations import PROJECTIONS, generations
 from adapters.jetstream import streams
 from adapters.jetstream.connection import connect
@@ -63,10 +64,12 @@ class TenantStatus:
     log: LogStatus | None
     followers: tuple[FollowerStatus, ...]
     roots: RootsStatus = field(default_factory=RootsStatus)
+    publication: PublicationStatus | None = None
 
     @property
     def ok(self) -> bool:
-        return all(follower.problem is None for follower in self.followers) and not self.roots.alarms
+        is_alarmed = self.roots.alarms or (self.publication is not None and self.publication.alarm)
+        return all(follower.problem is None for follower in self.followers) and not is_alarmed
 
 
 async def look(settings: Settings) -> list[TenantStatus]:
@@ -94,6 +97,7 @@ async def _tenant(client: Client, settings: Settings, tenant: str) -> TenantStat
         log=log,
         followers=tuple(followers),
         roots=await asyncio.to_thread(roots_status, settings, tenant),
+        publication=await asyncio.to_thread(publication_status, settings, tenant),
     )
 
 

@@ -12,9 +12,10 @@ from adapters.embedded import EmbeddedServers, Ports
 from adapters.embedded_probe import nats_request
 from adapters.embedded_process import Child
 from adapters.embedded_servers import EmbeddedServer
-from adapters.errors import ServerFailed
+from adapters.errors import ServerFailed, TallyError
 from adapters.files import change_endpoints, make_directory, write_endpoints
 from adapters.generations import PROJECTIONS
+from adapters.root_settings import load_roots_config
 from adapters.settings import ENDPOINTS_FILE, SOURCES, Settings
 from adapters.supervisor_kept import Kept
 from adapters.supervisor_lock import DataDirLock
@@ -30,6 +31,15 @@ EVENT_STREAM_PREFIX = "EVENTS_"
 def group_command(group: str, data_dir: Path) -> list[str]:
     """Return how one group of TALLY_PROCESSES is run."""
     return [sys.executable, "-P", "-m", "adapters.cli", "run", group, "--data", str(data_dir)]
+
+
+def default_processes(data_dir: Path) -> str:
+    """The groups that are run when nobody says which: a publisher where `roots.toml` names a bucket for the log."""
+    try:
+        publication = load_roots_config(Settings.load(data_dir, need=())).publication
+    except TallyError:  # the signer and tally status say what is wrong with the file
+        publication = None
+    return DEFAULT_PROCESSES if publication is None else f"{DEFAULT_PROCESSES} publisher"
 
 
 class Supervisor:
@@ -51,7 +61,7 @@ class Supervisor:
         self.data_dir = data_dir.absolute()
         self.endpoints: dict[str, Any] = {}
         self._ports = ports
-        self._groups = (processes or os.environ.get("TALLY_PROCESSES") or DEFAULT_PROCESSES).split()
+        self._groups = (processes or os.environ.get("TALLY_PROCESSES") or default_processes(self.data_dir)).split()
         self._on_event = on_event or (lambda _: None)
         self._command = command
         self._lock = DataDirLock(self.data_dir)

@@ -11,20 +11,11 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any, Final
 
-import boto3
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from adapters.errors import CheckFailed
+from adapters.root_settings import Worm, store_place
+from adapters.s3 import TAKEN, Bucket, StoreFailed
 
-from adapters.errors import CheckFailed, TallyError
-from adapters.root_settings import Worm, worm_place
-
-TIMEOUT_S: Final = 10
 COMPLIANCE: Final = "COMPLIANCE"
-_TAKEN: Final = 412  # another copy came in between
-
-
-class WormFailed(TallyError):
-    """The store did not do what was asked; asked again later."""
 
 
 class CopyDiffers(CheckFailed):
@@ -41,32 +32,29 @@ class Copy:
 
 
 class WormStore:
-    """One bucket; raises WormFailed whenever it does not answer as it should."""
+    """One bucket; raises StoreFailed whenever it does not answer as it should."""
 
     def __init__(self, config: Worm) -> None:
         self._config = config
-        options = Config(connect_timeout=TIMEOUT_S, read_timeout=TIMEOUT_S, retries={"max_attempts": 2})
-        try:
-            self._client: Any = boto3.client("s3", endpoint_url=config.endpoint or None, config=options)
-        except (BotoCoreError, ValueError) as err:
-            raise WormFailed(f"s3://{config.bucket}: {err}") from err
+        self._bucket = Bucket(config.bucket, config.endpoint)
+        self._ask = self._bucket.ask
 
     def close(self) -> None:
         """Let go of the connections."""
-        self._client.close()
+        self._bucket.close()
 
     def require_locked(self) -> None:
-        """Raises WormFailed unless the bucket keeps versions and has Object Lock."""
+        """Raises StoreFailed unless the bucket keeps versions and has Object Lock."""
         found = self._ask("get_object_lock_configuration")
         if found.get("ObjectLockConfiguration", {}).get("ObjectLockEnabled") != "Enabled":
-            raise WormFailed(f"s3://{self._config.bucket} has no Object Lock: create a bucket with it")
+            raise StoreFailed(f"s3://{self._config.bucket} has no Object Lock: create a bucket with it")
         if self._ask("get_bucket_versioning").get("Status") != "Enabled":
-            raise WormFailed(f"s3://{self._config.bucket} keeps no versions: switch versioning on")
+            raise StoreFailed(f"s3://{self._config.bucket} keeps no versions: switch versioning on")
 
     def keep(self, tenant: str, path: str, data: bytes, now: datetime | None = None) -> Copy:
         """Make sure that a copy is there; one that is there is compared, never written over.
 
-        Raises WormFailed, or CopyDiffers when another object stands in its place.
+        Raises StoreFailed, or CopyDiffers when another object stands in its place.
         """
         found = self.compare(tenant, path, data)
         if found is not None:
@@ -83,22 +71,22 @@ class WormStore:
                 ChecksumAlgorithm="SHA256",
                 IfNoneMatch="*",
             )
-        except WormFailed as err:
-            if not isinstance(err.__cause__, ClientError) or _status_of(err.__cause__) != _TAKEN:
+        except StoreFailed as err:
+            if err.status not in TAKEN:  # another copy came in between
                 raise
         found = self.compare(tenant, path, data)
         if found is None:
-            raise WormFailed(f"{worm_place(self._config, tenant, path)} is not there though it was written")
+            raise StoreFailed(f"{store_place(self._config, tenant, path)} is not there though it was written")
         return found
 
     def compare(self, tenant: str, path: str, data: bytes) -> Copy | None:
         """The copy, None when there is none; raises CopyDiffers when a version is not these bytes, or not locked."""
-        place = worm_place(self._config, tenant, path)
+        place = store_place(self._config, tenant, path)
         key = self._key(tenant, path)
         oldest: dict[str, Any] | None = None
         for version in self._versions(place, key):
             found = self._ask("get_object", Key=key, VersionId=version)
-            stored = self._body(place, found)
+            stored = self._bucket.body(place, found)
             if stored != data:
                 raise CopyDiffers(
                     f"{place}, version {version}: the copy differs from {path} of the log "
@@ -125,29 +113,8 @@ class WormStore:
                 return found[::-1]
             marker = {"KeyMarker": page["NextKeyMarker"], "VersionIdMarker": page["NextVersionIdMarker"]}
 
-    @staticmethod
-    def _body(place: str, found: dict[str, Any]) -> bytes:
-        try:
-            data: bytes = found["Body"].read()
-        except (BotoCoreError, OSError) as err:
-            raise WormFailed(f"{place}: {err}") from err
-        finally:
-            found["Body"].close()
-        return data
-
     def _key(self, tenant: str, path: str) -> str:
-        return worm_place(self._config, tenant, path).removeprefix(f"s3://{self._config.bucket}/")
-
-    def _ask(self, method: str, **options: Any) -> dict[str, Any]:
-        try:
-            answer: dict[str, Any] = getattr(self._client, method)(Bucket=self._config.bucket, **options)
-        except (BotoCoreError, ClientError) as err:
-            raise WormFailed(f"s3://{self._config.bucket}: {err}") from err
-        return answer
-
-
-def _status_of(err: ClientError) -> int:
-    return int(err.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        return store_place(self._config, tenant, path).removeprefix(f"s3://{self._config.bucket}/")
 
 
 def _shown(data: bytes) -> str:

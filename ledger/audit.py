@@ -6,6 +6,7 @@ still there. Files beyond the checkpoint are not promised yet and only counted.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -55,6 +56,7 @@ from ledger.tiles import (
 from ledger.times import CLOCK_SKEW_S, Moment, time_windows
 
 _READ_AGAIN: Final = 3
+_PAUSE_S: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,17 +180,31 @@ def _replay_claims(replay: Replay, tree_size: int, resumed_at: int, *, is_plain:
 # months
 
 
-def _read_months(source: Source, policy: Policy) -> list[MonthStatement]:
-    """Certificates in order, then the provisional root; read again when a month closes under our eyes."""
+def _read_roots(source: Source) -> dict[str, bytes | None]:
+    """The files of the months by name, read again when a month closes under our eyes."""
     for attempt in range(_READ_AGAIN):
         names = source.names(ROOTS)
         contents = {name: source.read(f"{ROOTS}/{name}") for name in names if not name.startswith(".")}
         is_settled = all(data is not None for data in contents.values()) and source.names(ROOTS) == names
-        if is_settled or attempt == _READ_AGAIN - 1:
+        if is_settled and (isinstance(source, Folder) or _is_whole(names)):
             break
+        if is_settled and attempt < _READ_AGAIN - 1:  # an object store changes one file after the other
+            time.sleep(_PAUSE_S * (attempt + 1))
+    return contents
+
+
+def _is_whole(names: list[str]) -> bool:
+    """Whether there is one provisional root, later than every certificate."""
+    found = [parsed for name in names if (parsed := split_root_name(name)) is not None]
+    open_months = [month for month, is_provisional in found if is_provisional]
+    return len(open_months) == 1 and all(month < open_months[0] for month, is_open in found if not is_open)
+
+
+def _read_months(source: Source, policy: Policy) -> list[MonthStatement]:
+    """Certificates in order, then the provisional root."""
     found: list[tuple[str, bool, bytes]] = []
     beside: list[str] = []
-    for name, data in contents.items():
+    for name, data in _read_roots(source).items():
         if is_beside(name):
             beside.append(name)
             continue

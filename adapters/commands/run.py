@@ -21,25 +21,27 @@ from adapters.feed import SharedRead, keep_following, keep_pumping
 from adapters.generations import PROJECTIONS, follower_maker
 from adapters.jetstream import streams
 from adapters.jetstream.connection import connect
+from adapters.publisher import Publisher
 from adapters.queries import catalogue
 from adapters.settings import Settings
 from adapters.worker import OWNERS_MAX, Worker
 from bus.errors import BusError, WrongStream
 from bus.follower import Follower
 
-HELP = "run one process: worker, queries, signer, leaderboards, readmodels, analytics, timers, or several of them"
+HELP = "run one process: worker, queries, publisher, signer, leaderboards, readmodels, analytics, timers, or several"
 
 log = logging.getLogger(__name__)
 
 WORKER: Final = "worker"
 QUERIES: Final = "queries"
+PUBLISHER: Final = "publisher"
 #: Follower that is no projection -> (module, class, setting that must be known); a process imports only what it hosts.
 OTHERS: Final[dict[str, tuple[str, str, tuple[str, ...]]]] = {
     "signer": ("adapters.signer", "Signer", ("log_dir", "keys_dir")),
     "timers": ("adapters.timers", "TimersFollower", ("nats_url",)),
 }
 FOLLOWERS: Final = ("signer", *PROJECTIONS, "timers")
-GROUPS: Final = (WORKER, QUERIES, *FOLLOWERS)
+GROUPS: Final = (WORKER, QUERIES, PUBLISHER, *FOLLOWERS)
 TENANTS_EVERY_S: Final = 1.0
 
 
@@ -74,13 +76,15 @@ def run(args: argparse.Namespace) -> int:
         message = f"process group {args.group!r} names {unknown or 'nothing'}, wanted some of {wanted}"
         raise TallyError(message)
     followers = [name for name in names if name in FOLLOWERS]
-    need = {"nats_url", *(field for name in names if name != WORKER for field in _needs(name))}
+    need = {field for name in names for field in _needs(name)}
     settings = Settings.load(args.data, need=sorted(need))
     only = frozenset(name for name in args.only_tenants.split(",") if name) or None
     worker = Worker(settings.nats_url, owners_max=args.owners_max, only_tenants=only) if WORKER in names else None
     queries = _query_services(settings, only) if QUERIES in names else None
     spare_the_collector()
-    asyncio.run(_serve(settings, [served for served in (worker, queries) if served is not None], followers, only))
+    publisher = Publisher(settings, only) if PUBLISHER in names else None
+    served = [each for each in (worker, queries, publisher) if each is not None]
+    asyncio.run(_serve(settings, served, followers, only))
     return 0
 
 
@@ -182,9 +186,14 @@ def _query_services(settings: Settings, only: frozenset[str] | None) -> Served:
 
 
 def _needs(name: str) -> tuple[str, ...]:
+    """The settings that must be known; the publisher alone reads files and no events."""
+    if name == PUBLISHER:
+        return ("log_dir",)
+    if name == WORKER:
+        return ("nats_url",)
     if name == QUERIES:
-        return catalogue.NEED
-    return PROJECTIONS[name].need if name in PROJECTIONS else OTHERS[name][2]
+        return ("nats_url", *catalogue.NEED)
+    return ("nats_url", *(PROJECTIONS[name].need if name in PROJECTIONS else OTHERS[name][2]))
 
 
 def _maker(name: str) -> Callable[[Settings], Follower]:

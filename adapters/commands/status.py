@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
+from adapters.bucket_state import PublicationStatus
 from adapters.errors import CheckFailed
 from adapters.settings import Settings, read_endpoints
 from adapters.status import FollowerStatus, TenantStatus, look
@@ -60,8 +61,20 @@ def _lines(status: TenantStatus) -> Iterator[str]:
     yield f"  chain head     {status.log.chain_head}"
     for line in status.log.witnesses:
         yield f"  witness        {line}"
+    if status.publication is not None:
+        yield f"  bucket         {_publication(status.publication)}"
     for label, lines in (("roots wait", status.roots.waiting), ("ALARM", status.roots.alarms)):
         yield from (f"  {label:<14} {line}" for line in lines)
+
+
+def _publication(found: PublicationStatus) -> str:
+    problem = f"; {'ALARM: ' if found.alarm else ''}{found.problem}" if found.problem else ""
+    if found.tree_size is None:
+        return f"{found.place}: nothing there yet{problem}"
+    at = f"at {found.tree_size:,}"
+    if not (found.behind_entries or found.behind_s):
+        return f"{found.place}: up to date {at}{problem}"
+    return f"{found.place}: {found.behind_entries:,} entries and {found.behind_s:.1f} s behind, {at}{problem}"
 
 
 def _lag(follower: FollowerStatus) -> str:

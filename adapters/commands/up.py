@@ -36,7 +36,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--processes",
         metavar="GROUPS",
-        help=f"spaces separate processes, commas group within one (TALLY_PROCESSES; default: {DEFAULT_PROCESSES!r})",
+        help=f"spaces separate processes, commas group within one (TALLY_PROCESSES; default: {DEFAULT_PROCESSES!r}, "
+        "and a publisher where roots.toml names a bucket)",
     )
     parser.add_argument("--json", action="store_true", help="print the endpoints as one JSON object when ready")
 

@@ -125,7 +125,7 @@ def test_a_certificate_that_was_changed_after_it_was_copied_is_told_by_the_check
 
 BAD_SETTINGS = {
     "no TOML": ("[authorities", "cannot be read"),
-    "unknown table": ("[author]", "names author, wanted some of authorities, worm"),
+    "unknown table": ("[author]", "names author, wanted some of authorities, publish, worm"),
     "unknown key": ('[worm]\nbukket = "b"', "names bukket, wanted some of bucket"),
     "no url": ('[authorities.x]\nca = "ca.pem"', "wanted ca .* and either url"),
     "both": ('[authorities.x]\nca = "c"\nurl = "http://x"\ncommand = ["x"]', "wanted ca .* and either url"),
@@ -133,6 +133,9 @@ BAD_SETTINGS = {
     "no CA": ('[authorities.x]\nca = "none.pem"\nurl = "http://x"', "holds no certificates in PEM"),
     "bad name": ('[authorities."a b"]\nca = "c"\nurl = "http://x"', "expected 1 to 64 letters"),
     "no bucket": ("[worm]\nretention_days = 3", "wanted bucket"),
+    "no bucket for the log": ('[publish]\nprefix = "p"', "publish: wanted bucket"),
+    "no interval": ('[publish]\nbucket = "b"\nevery_seconds = 0', "every_seconds is 0, wanted a number from 1"),
+    "days of a log": ('[publish]\nbucket = "b"\nretention_days = 3', "publish names retention_days, wanted some of"),
     "no days": ('[worm]\nbucket = "b"\nretention_days = 0', "wanted a number from 1"),
 }
 

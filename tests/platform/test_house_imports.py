@@ -28,8 +28,8 @@ CLIENT_PLACES: dict[str, tuple[str, ...]] = {
     "psycopg": ("adapters/postgres", "benchmarks/"),
     "pyiceberg": ("adapters/iceberg", "adapters/lake", "benchmarks/"),
     "pyarrow": ("adapters/iceberg", "adapters/lake", "benchmarks/"),
-    "boto3": ("adapters/worm.py",),
-    "botocore": ("adapters/worm.py",),
+    "boto3": ("adapters/s3.py",),
+    "botocore": ("adapters/s3.py",),
     "pkcs11": ("adapters/key_pkcs11.py",),
     "eventsourcing": ("adapters/eventsourcing", "benchmarks/"),
 }
