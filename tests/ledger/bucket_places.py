@@ -3,6 +3,8 @@
 import json
 from threading import Event
 
+from kept_places import NOW_MS, recorded
+
 from adapters.bucket_log import BucketLog
 from adapters.bucket_state import publication_status
 from adapters.root_settings import Publication
@@ -12,6 +14,14 @@ from ledger.checkpoint import parse_checkpoint
 from ledger.reader import LogReader
 from ledger.remote import Website
 from ledger.tiles import CHAIN, CHECKPOINT, ENTRIES, LEVEL_MAX, all_tiles
+
+
+def grow(installed, *sizes, at_ms=NOW_MS):
+    """Let a log have so many entries, signed after each."""
+    for size in sizes:
+        writer = installed.open(at_ms)
+        writer.append(recorded(writer.tree_size, size, at_ms))
+        writer.close(at_ms)
 
 
 class Killed(BaseException):

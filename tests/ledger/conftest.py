@@ -7,11 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 from authorities import Authority, AuthorityServer
+from bucket_places import BucketPlace
 from kept_places import LAST_MONTH_MS, NOW_MS, Place, recorded
 from log_samples import Installation
 from witness_samples import RunningWitness, WitnessedLog
 
 from ledger import keyring, witness_client, witness_setup
+from ledger.files import Folder
 
 
 @pytest.fixture
@@ -107,3 +109,19 @@ def made(tmp_path_factory):
 @pytest.fixture
 def place(tmp_path, made):
     return Place(tmp_path, made)
+
+
+@pytest.fixture
+def published(tmp_path, ed25519_alone):
+    installed = Installation(tmp_path / "made")
+    installed.log_dir = tmp_path / "published" / "boston"
+    installed.folder = Folder(installed.log_dir)
+    return installed
+
+
+@pytest.fixture
+def mirrored(published, bucket, tmp_path):
+    found = BucketPlace(published, bucket, tmp_path)
+    found.make_public()
+    found.write_config()
+    return found
