@@ -76,6 +76,10 @@ class SharedRead:
                 return list(islice(self._window, start, start + RECORDS_AT_ONCE)) if start >= 0 else []
         return await self._read_alone(name, seq, timeout_s)
 
+    def has_batch(self, seq: int) -> bool:
+        """Whether as many records as are given at once, or more, follow a sequence."""
+        return seq + RECORDS_AT_ONCE < self._end_seq
+
     async def pump(self) -> None:
         """Read the stream into the window for ever, from the slowest follower's position on."""
         async with self._changed:
@@ -174,10 +178,17 @@ async def keep_following(
 
 
 async def _follow(read: SharedRead, follower: Follower, seq: int, stop: asyncio.Event) -> None:
+    """Apply what is there, at the follower's pace: at once after a pause, together when more comes soon."""
     await read.join(follower.name, seq)
+    loop = asyncio.get_running_loop()
+    next_at = loop.time()
     while not stop.is_set():
-        records = await read.after(follower.name, seq, IDLE_S)
+        pause_s = 0.0 if read.has_batch(seq) else max(0.0, next_at - loop.time())
+        if pause_s:
+            await asyncio.sleep(pause_s)
+        records = await read.after(follower.name, seq, IDLE_S - pause_s)
         if records:
+            next_at = loop.time() + follower.apply_every_s
             await follower.apply(records)
             seq = records[-1].stream_seq
         await follower.idle()

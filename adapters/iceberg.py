@@ -75,6 +75,7 @@ class AnalyticsFollower:
     """Feeds the events table of one tenant; commits by size or age."""
 
     name = analytics.NAME
+    apply_every_s = 0.1
 
     def __init__(
         self,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from adapters.postgres import Connection
 from projections.parking import Parked
@@ -18,17 +17,18 @@ async def stored(connection: Connection) -> list[Parked]:
     ]
 
 
-async def keep(cursor: Any, parked: Sequence[Parked]) -> None:
+async def keep(connection: Connection, parked: Sequence[Parked]) -> None:
     """Add parked events."""
-    await cursor.executemany(
-        "INSERT INTO parked (stream_seq, subject, body, reason) VALUES (%s, %s, %s, %s)",
-        [(one.stream_seq, one.subject, one.body, one.reason) for one in parked],
-    )
+    async with connection.cursor() as cursor:
+        await cursor.executemany(
+            "INSERT INTO parked (stream_seq, subject, body, reason) VALUES (%s, %s, %s, %s)",
+            [(one.stream_seq, one.subject, one.body, one.reason) for one in parked],
+        )
 
 
-async def release(cursor: Any, subject: str) -> None:
+async def release(connection: Connection, subject: str) -> None:
     """Take an aggregate's parked events out."""
-    await cursor.execute("DELETE FROM parked WHERE subject = %s", [subject])
+    await connection.execute("DELETE FROM parked WHERE subject = %s", [subject])
 
 
 async def summary(connection: Connection) -> str:

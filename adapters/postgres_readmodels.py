@@ -27,6 +27,7 @@ class ReadModelFollower:
     """Feeds the read models of one tenant."""
 
     name = read_models.NAME
+    apply_every_s = 0.05
     tables = READ_MODELS
     #: What a rebuild has decoded while the store works.
     look_at: Callable[[Recorded], object] = staticmethod(gist_of)
@@ -94,8 +95,8 @@ class ReadModelFollower:
     def _project(self, records: Sequence[Recorded]) -> Any:
         return read_models.project(records)
 
-    async def _write(self, cursor: Any, writes: Any) -> None:
-        await postgres_rows.write(cursor, writes, is_guarded=self._is_guarded)
+    async def _write(self, connection: postgres.Connection, writes: Any) -> None:
+        await postgres_rows.write(connection, writes, is_guarded=self._is_guarded)
 
     async def _retry_parked(self, connection: postgres.Connection) -> None:
         """Apply what can be projected now, each aggregate in order and in one transaction."""
@@ -123,12 +124,11 @@ class ReadModelFollower:
                 found = await postgres.move_position(self._connection, self._position, after, self._opened, self.tables)
                 if found is not None:
                     raise Fenced(self.name, self._position.stream_seq, found)
-                async with self._connection.cursor() as cursor:
-                    await self._write(cursor, writes)
-                    if parked:
-                        await postgres_parking.keep(cursor, parked)
-                    if released is not None:
-                        await postgres_parking.release(cursor, released)
+                await self._write(self._connection, writes)
+                if parked:
+                    await postgres_parking.keep(self._connection, parked)
+                if released is not None:
+                    await postgres_parking.release(self._connection, released)
         except psycopg.errors.UniqueViolation as err:
             message = (
                 f"{self.name}: a row of the events after {self._position.stream_seq} is already there ({_key(err)}); "

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, Final, NamedTuple
 
+from adapters.postgres import Connection
 from projections import read_models
 from projections.errors import Inconsistent
 from projections.read_models import TREASURY, Writes, array
@@ -164,24 +166,42 @@ ON CONFLICT (day, quest) DO UPDATE SET
 """
 
 
-async def write(cursor: Any, writes: Writes, *, is_guarded: bool) -> None:
-    """Add and change the rows; raises `Inconsistent` when one that must be there is not."""
-    for table, rows in (
-        (_QUESTS, writes.quests),
-        (_QUEST_STEPS, writes.quest_steps),
-        (_PLAYERS, writes.players.values()),
-        (_ATTEMPTS, writes.attempts.values()),
-        (_STEPS, writes.steps),
-        (_BADGES, writes.badges),
-        (_XP_AWARDS, writes.xp_awards),
-        (_POSTINGS, writes.postings),
-    ):
-        if rows:
-            await (_insert if is_guarded else _copy)(cursor, table, rows)
-    await _change(cursor, writes)
+async def write(connection: Connection, writes: Writes, *, is_guarded: bool) -> None:
+    """Add and change the rows; raises `Inconsistent` when one that must be there is not.
+
+    Statements do not wait for each other's answers: a small batch is as many of them as a large one.
+    """
+    together: AbstractAsyncContextManager[Any] = connection.pipeline() if is_guarded else nullcontext()  # no COPY there
+    async with together:
+        for table, rows in (
+            (_QUESTS, writes.quests),
+            (_QUEST_STEPS, writes.quest_steps),
+            (_PLAYERS, writes.players.values()),
+            (_ATTEMPTS, writes.attempts.values()),
+            (_STEPS, writes.steps),
+            (_BADGES, writes.badges),
+            (_XP_AWARDS, writes.xp_awards),
+            (_POSTINGS, writes.postings),
+        ):
+            if rows:
+                await (_insert if is_guarded else _copy)(connection, table, rows)
+        changed = [
+            (statement, wanted, await connection.execute(statement, [array(column) for column in columns]))
+            for statement, wanted, columns in _changes(writes)
+        ]
+        if writes.treasury:
+            await connection.execute(_ADD_TREASURY, [TREASURY, writes.treasury])
+    for statement, wanted, cursor in changed:
+        if cursor.rowcount != wanted:
+            table_name = statement.split()[1 if statement.lstrip().startswith("UPDATE") else 2]
+            message = (
+                f"{read_models.NAME}: {cursor.rowcount} of {wanted} rows of {table_name} were there; "
+                "something else changed the read models: replace them (tally rebuild readmodels --accept)"
+            )
+            raise Inconsistent(message)
 
 
-async def _copy(cursor: Any, table: _Table, rows: Collection[Sequence[Any]]) -> None:
+async def _copy(connection: Connection, table: _Table, rows: Collection[Sequence[Any]]) -> None:
     if table.is_plain:
         line = "\t".join(["%s"] * len(table.columns)) + "\n"
         text = "".join(map(line.__mod__, rows))
@@ -189,14 +209,14 @@ async def _copy(cursor: Any, table: _Table, rows: Collection[Sequence[Any]]) -> 
         lines = io.StringIO()
         csv.writer(lines, lineterminator="\n").writerows(rows)
         text = lines.getvalue()
-    async with cursor.copy(_COPIES[table.name]) as copy:
+    async with connection.cursor() as cursor, cursor.copy(_COPIES[table.name]) as copy:
         await copy.write(text)
 
 
-async def _insert(cursor: Any, table: _Table, rows: Collection[Sequence[Any]]) -> None:
+async def _insert(connection: Connection, table: _Table, rows: Collection[Sequence[Any]]) -> None:
     columns = zip(table.columns, zip(*rows, strict=True), strict=True)
     arrays = [_escaped(values) if name in table.written else array(values) for name, values in columns]
-    await cursor.execute(_INSERTS[table.name], arrays)
+    await connection.execute(_INSERTS[table.name], arrays)
 
 
 def _escaped(values: Iterable[str]) -> str:
@@ -205,38 +225,26 @@ def _escaped(values: Iterable[str]) -> str:
     return "{" + ",".join(quoted) + "}"
 
 
-async def _change(cursor: Any, writes: Writes) -> None:
+def _changes(writes: Writes) -> Iterator[tuple[str, int, Iterable[Iterable[Any]]]]:
+    """Statements that change rows, how many each must find, and their columns."""
     if players := writes.players_changed:
-        await _update(cursor, _CHANGE_PLAYERS, len(players), [players, *zip(*players.values(), strict=True)])
+        yield _CHANGE_PLAYERS, len(players), [players, *zip(*players.values(), strict=True)]
     if attempts := writes.attempts_changed:
         changes = [(c.status, c.finished_at, c.elapsed_ms) for c in attempts.values()]
         columns = [*zip(*attempts, strict=True), *zip(*changes, strict=True)]
-        await _update(cursor, _CHANGE_ATTEMPTS, len(attempts), columns)
+        yield _CHANGE_ATTEMPTS, len(attempts), columns
     if quests := writes.quests_changed:
         counts = [
             (c.accepted, c.completed, c.abandoned, c.expired, c.best_ms, c.taken, c.retired_at, c.closed_at)
             for c in quests.values()
         ]
-        await _update(cursor, _CHANGE_QUESTS, len(quests), [quests, *zip(*counts, strict=True)])
+        yield _CHANGE_QUESTS, len(quests), [quests, *zip(*counts, strict=True)]
     if steps := writes.steps_reached:
-        await _update(cursor, _CHANGE_QUEST_STEPS, len(steps), [*zip(*steps, strict=True), steps.values()])
+        yield _CHANGE_QUEST_STEPS, len(steps), [*zip(*steps, strict=True), steps.values()]
     if balances := writes.balances:
-        await _update(cursor, _ADD_BALANCES, len(balances), [balances, balances.values()])
-    if writes.treasury:
-        await cursor.execute(_ADD_TREASURY, [TREASURY, writes.treasury])
+        yield _ADD_BALANCES, len(balances), [balances, balances.values()]
     if days := writes.days:
-        await _update(cursor, _ADD_DAYS, len(days), [days, *zip(*days.values(), strict=True)])
+        yield _ADD_DAYS, len(days), [days, *zip(*days.values(), strict=True)]
     if quest_days := writes.quest_days:
         columns = [*zip(*quest_days, strict=True), *zip(*quest_days.values(), strict=True)]
-        await _update(cursor, _ADD_QUEST_DAYS, len(quest_days), columns)
-
-
-async def _update(cursor: Any, statement: str, wanted: int, columns: Iterable[Iterable[Any]]) -> None:
-    await cursor.execute(statement, [array(column) for column in columns])
-    if cursor.rowcount != wanted:
-        table = statement.split()[1 if statement.lstrip().startswith("UPDATE") else 2]
-        message = (
-            f"{read_models.NAME}: {cursor.rowcount} of {wanted} rows of {table} were there; "
-            "something else changed the read models: replace them (tally rebuild readmodels --accept)"
-        )
-        raise Inconsistent(message)
+        yield _ADD_QUEST_DAYS, len(quest_days), columns

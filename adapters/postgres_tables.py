@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
-from adapters.postgres import PostgresSettings
+from adapters.postgres import Connection, PostgresSettings
 from adapters.postgres_generations import ReadModelGenerations
 from adapters.postgres_readmodels import ReadModelFollower
 from adapters.postgres_schema import PARKED, POSITION, Migration, Tables
@@ -47,10 +47,11 @@ class TablesFollower(ReadModelFollower):
     def _project(self, records: Sequence[Recorded]) -> Any:
         return list(self._projection.project(records))
 
-    async def _write(self, cursor: Any, writes: Any) -> None:
-        for statement, rows in writes:
-            if rows:
-                await cursor.executemany(statement, rows)
+    async def _write(self, connection: Connection, writes: Any) -> None:
+        async with connection.cursor() as cursor:
+            for statement, rows in writes:
+                if rows:
+                    await cursor.executemany(statement, rows)
 
 
 class TablesGenerations(ReadModelGenerations):

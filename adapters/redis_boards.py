@@ -43,6 +43,7 @@ class LeaderboardFollower:
     """Feeds the leaderboards of one tenant: the live generation, or the one that is named."""
 
     name = leaderboards.NAME
+    apply_every_s = 0.02
 
     def __init__(self, settings: BoardsSettings, generation: str = LIVE) -> None:
         self._settings = settings

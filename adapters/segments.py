@@ -61,6 +61,7 @@ class SegmentFollower:
     """A `Follower` whose sink is an index in memory."""
 
     name = NAME
+    apply_every_s = 0.02
 
     def __init__(self, file: Path) -> None:
         self._file = file

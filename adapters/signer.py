@@ -47,6 +47,7 @@ class Signer:
     """A `Follower` with the published log as its sink; hashing and fsync run in a thread of their own."""
 
     name = "signer"
+    apply_every_s = 0.1
 
     def __init__(self, settings: Settings, *, now_ms: Callable[[], int] = system_now_ms) -> None:
         self._settings = settings

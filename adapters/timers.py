@@ -56,6 +56,7 @@ class TimersFollower:
     """Sets and ends the timers of one tenant, and forwards what is due."""
 
     name = timers.NAME
+    apply_every_s = 0.05
 
     def __init__(self, settings: NatsSettings) -> None:
         self._settings = settings

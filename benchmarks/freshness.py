@@ -19,7 +19,7 @@ from adapters.jetstream.reader import PullReader, stream_info
 from adapters.redis_ranks import Boards
 from adapters.settings import Settings
 from benchmarks.backlog import set_up
-from benchmarks.lab import TENANT, Lab, clients_of, lab
+from benchmarks.lab import TENANT, Lab, clients_of, cpu_used, lab
 from benchmarks.latency import RATE, SECONDS_MAX, SEED
 from benchmarks.measurement import Measurement
 from benchmarks.programs import Programs
@@ -31,7 +31,7 @@ from simulations.lag import percentiles
 REDIS, POSTGRES, ICEBERG = "leaderboards", "readmodels", "analytics"
 BURST, STEADY = "burst", f"at {RATE:,}/s"
 #: How often a position is looked at: what is seen is late by so much at most, and by the time that a look takes.
-LOOK_EVERY_S: Final = {REDIS: 0.002, POSTGRES: 0.002, ICEBERG: 0.1}
+LOOK_EVERY_S: Final = {REDIS: 0.01, POSTGRES: 0.01, ICEBERG: 0.5}
 SETTLED_WITHIN_S: Final = 300.0
 START_IN_S: Final = 0.5
 READ_AT_ONCE: Final = 10_000
@@ -72,11 +72,16 @@ def freshness_p99_ms(*, rounds: int, size: int) -> Measurement:
 def freshness_p99_ms_on(found: Lab, *, rounds: int, size: int, loads: Sequence[str] = (BURST, STEADY)) -> Measurement:
     """On an installation that runs; burst and steady load take turns."""
     done: dict[str, list[Freshness]] = {load: [] for load in loads}
+    used: dict[str, list[dict[str, float]]] = {load: [] for load in loads}
     for number in range(rounds):
         for load, measured in done.items():
             work, count = (_burst, size) if load == BURST else (_steady, min(size, RATE * SECONDS_MAX))
-            measured.append(run_async(_measured(found, f"fresh-{load.partition(' ')[0]}-{number}", count, work)))
-    return as_measurement(done, {"completions": size, "rate": RATE, "look_every_s": LOOK_EVERY_S, **found.details()})
+            quest = f"fresh-{load.partition(' ')[0]}-{number}"
+            freshness, cpu_s = run_async(_measured(found, quest, count, work))
+            measured.append(freshness)
+            used[load].append(cpu_s)
+    details = {"completions": size, "rate": RATE, "look_every_s": LOOK_EVERY_S, "cpu_s": used, **found.details()}
+    return as_measurement(done, details)
 
 
 def as_measurement(done: dict[str, list[Freshness]], details: dict[str, Any]) -> Measurement:
@@ -98,20 +103,32 @@ def as_measurement(done: dict[str, list[Freshness]], details: dict[str, Any]) ->
     )
 
 
-async def _measured(found: Lab, quest: str, size: int, load: Callable[[Lab, str, int], Awaitable[None]]) -> Freshness:
-    """Prepare the players, wait until every projection is at the end, load; what each event waited in each."""
+async def _measured(
+    found: Lab, quest: str, size: int, load: Callable[[Lab, str, int], Awaitable[None]]
+) -> tuple[Freshness, dict[str, float]]:
+    """Prepare the players, wait until every projection is at the end, load.
+
+    Returns what each event waited in each projection, and the processor seconds of each process meanwhile; those of
+    who looks stand under `looking`, those of who sends nowhere.
+    """
     async with clients_of(found.settings, quest, size) as clients:
         await set_up(found, clients, quest, size)
     client = await connect(found.settings.nats_url, "tally-bench")
     try:
         async with _looking(found.settings) as seen:
             before = await _settled(client, seen)
+            used = _cpu(found)
             await load(found, quest, size)
             await _settled(client, seen)
+            used = cpu_used(used, _cpu(found))
         committed_ns = await _committed(client, before)
     finally:
         await client.close()
-    return {sink: percentiles(one.waits_us(before + 1, committed_ns)) for sink, one in seen.items()}
+    return {sink: percentiles(one.waits_us(before + 1, committed_ns)) for sink, one in seen.items()}, used
+
+
+def _cpu(found: Lab) -> dict[str, float]:
+    return {"looking": time.process_time(), **found.cpu()}
 
 
 async def _burst(found: Lab, quest: str, size: int) -> None:

@@ -30,6 +30,9 @@ class Follower(Protocol):
     """Applies events in order, each batch with its position in one atomic step."""
 
     name: str
+    #: How far apart batches begin at least, unless a full one waits: a small one costs nearly as much as a large one.
+    #: At most 0.1.
+    apply_every_s: float
 
     async def open(self, tenant: str, stream: StreamIdentity) -> Position:
         """Prepare the sink; returns where it stands, `stream_seq` 0 for nothing yet."""

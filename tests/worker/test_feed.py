@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import random
+from itertools import pairwise
 
 import pytest
 
@@ -23,8 +24,10 @@ EVENTS = 400
 class Notebook:
     """A follower that writes down what it sees; its position is what it has written."""
 
-    def __init__(self, name, *, fails=0.0, delay_s=0.0, seed=1):
+    def __init__(self, name, *, fails=0.0, delay_s=0.0, seed=1, apply_every_s=0.0):
         self.name = name
+        self.apply_every_s = apply_every_s
+        self.began: list[float] = []
         self.seen: list[tuple[int, bytes]] = []
         self.opened = 0
         self._random = random.Random(seed)
@@ -37,6 +40,7 @@ class Notebook:
         return Position(stream.created, self.seen[-1][0], leaf_hash(self.seen[-1][1]))
 
     async def apply(self, records):
+        self.began.append(asyncio.get_running_loop().time())
         await asyncio.sleep(self._delay_s)
         if self._random.random() < self._fails:
             raise ConnectionError("made up")
@@ -65,7 +69,13 @@ async def write(store, tenant, first, count):
         await store.append(f"b{at}", [Message(subject, b"body %d" % n, None, None) for n in range(at, at + 50)])
 
 
-async def follow(settings, tenant, followers, *, late=0):
+async def seen_by(followers, count):
+    async with asyncio.timeout(30):
+        while any(len(follower.seen) < count for follower in followers):  # noqa: ASYNC110 (followers know no test)
+            await asyncio.sleep(0.005)
+
+
+async def follow(settings, tenant, followers, *, late=0, in_halves=False):
     """Run followers over a stream that grows meanwhile, until all have seen everything."""
     async with stream_of(settings, tenant) as (client, store, described):
         await write(store, tenant, 1, EVENTS // 2)
@@ -76,10 +86,10 @@ async def follow(settings, tenant, followers, *, late=0):
                 await asyncio.sleep(late)
             following = keep_following(client, tenant, described.events, read, follower, stop)
             tasks.append(asyncio.create_task(following))
+        if in_halves:
+            await seen_by(followers, EVENTS // 2)
         await write(store, tenant, EVENTS // 2 + 1, EVENTS // 2)
-        async with asyncio.timeout(30):
-            while any(len(follower.seen) < EVENTS for follower in followers):  # noqa: ASYNC110 (followers know no test)
-                await asyncio.sleep(0.02)
+        await seen_by(followers, EVENTS)
         stop.set()
         await asyncio.gather(*tasks[1:])
         tasks[0].cancel()
@@ -111,6 +121,28 @@ def test_a_slow_follower_reads_alone_and_misses_nothing(settings, tenant, tight)
     asyncio.run(follow(settings, tenant, [quick, slow]))
 
     assert quick.seen == slow.seen == WHOLE
+
+
+def test_what_comes_soon_after_a_batch_is_applied_together_with_what_follows(settings, tenant):
+    calm = Notebook("calm", apply_every_s=0.1)
+
+    asyncio.run(follow(settings, tenant, [calm], in_halves=True))
+
+    assert calm.seen == WHOLE
+    waits = [later - at for at, later in pairwise(calm.began)]
+    assert waits
+    assert min(waits) >= 0.1
+
+
+def test_a_full_batch_waits_for_nothing(settings, tenant, monkeypatch):
+    monkeypatch.setattr(feed, "RECORDS_AT_ONCE", 50)
+    calm = Notebook("calm", apply_every_s=0.1)
+
+    asyncio.run(follow(settings, tenant, [calm]))
+
+    assert calm.seen == WHOLE
+    waits = [later - at for at, later in pairwise(calm.began)]
+    assert min(waits) < 0.1
 
 
 def test_a_follower_that_comes_late_catches_up_and_joins(settings, tenant, tight):
