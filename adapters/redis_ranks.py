@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
+from itertools import zip_longest
 from typing import Any, Final, Protocol, Self, cast
 
 import msgspec
@@ -64,13 +65,16 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Friend(msgspec.Struct, frozen=True, kw_only=True):
-    """A player among others that were named: `rank` and `dense_rank` among these, `place` on the whole board."""
+    """A player among others that were named: `rank` and `dense_rank` among these.
+
+    Equal scores stand in the order in which they were reached. `place` is that on the whole board, when asked for.
+    """
 
     rank: int
     dense_rank: int
     player: str
     score: int
-    place: int
+    place: int | None = None
 
 
 class Rank(msgspec.Struct, frozen=True, kw_only=True):
@@ -172,20 +176,31 @@ class Boards:
         found = await self._player(board, player, lines)
         return _standings(board, found), found[0]
 
-    async def friends(self, board: Board, players: Sequence[str]) -> tuple[list[Friend], int]:
-        """These players in the order of the board, as far as they are ranked, and the board's size."""
-        if not players:
+    async def friends(
+        self, board: Board, players: Sequence[str], *, with_places: bool = False
+    ) -> tuple[list[Friend], int]:
+        """These players in the order of the board, as far as they are ranked, and the board's size.
+
+        Their places on the whole board cost a search for each player.
+        """
+        named = list(dict.fromkeys(players))
+        if not named:
             return [], await self.size(board)
-        size, flat = await self._ask(self._friends, board, list(dict.fromkeys(players)))
+        size, seqs, scores, places = await self._ask(self._friends, board, ["1" if with_places else "", *named])
+        known = [(seq, player) for seq, player in zip(seqs, named, strict=True) if seq is not None]
         ranked = sorted(
-            (place, player, _score(board, score)) for player, place, score in zip(*[iter(flat)] * 3, strict=True)
+            (int(score), seq, player, place)
+            for (seq, player), score, place in zip_longest(known, scores, places)
+            if score is not None
         )
         lines: list[Friend] = []
         rank = dense = 0
-        for at, (place, player, score) in enumerate(ranked, 1):
+        for at, (stored, _, player, place) in enumerate(ranked, 1):
+            score = _score(board, stored)
             if not lines or score != lines[-1].score:
                 rank, dense = at, dense + 1
-            lines.append(Friend(rank=rank, dense_rank=dense, player=player, score=score, place=place + 1))
+            on_board = None if place is None else place + 1
+            lines.append(Friend(rank=rank, dense_rank=dense, player=player, score=score, place=on_board))
         return lines, size
 
     async def at_one_moment(self, boards: Sequence[Board]) -> tuple[int, list[list[tuple[str, int]]]]:
@@ -264,7 +279,7 @@ def _standings(board: Board, found: Any) -> list[Standing]:
     return lines
 
 
-def _score(board: Board, stored: str) -> int:
+def _score(board: Board, stored: str | int) -> int:
     return -int(stored) if board.is_descending else int(stored)
 
 

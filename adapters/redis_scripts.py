@@ -159,28 +159,20 @@ end
 return {redis.call('ZCARD', KEYS[2]), place, better, upto, from, above, dense, lines}
 """
 
-# KEYS: members, board, scores. ARGV: players. Returns the size, and for each who stands there: player, place from 0,
-# score. O(players * log n).
+# KEYS: members, board, scores. ARGV: '1' for the places too (most of the work), else '', then the players. Returns the
+# size and, for each player, the sequence (false for who does not stand there); then, for each who does, the score and
+# the place from 0.
 FRIENDS: Final = """
-local seqs = redis.call('HMGET', KEYS[1], unpack(ARGV))
-local players, members, found = {}, {}, {}
-for i, player in ipairs(ARGV) do
-  if seqs[i] then
-    players[#players + 1] = player
-    members[#members + 1] = seqs[i] .. player
-  end
+local seqs = redis.call('HMGET', KEYS[1], unpack(ARGV, 2))
+local members, scores, places = {}, {}, {}
+for i, seq in ipairs(seqs) do
+  if seq then members[#members + 1] = seq .. ARGV[i + 1] end
 end
-local scores = {}
 if #members > 0 then scores = redis.call('ZMSCORE', KEYS[2], unpack(members)) end
-for i, player in ipairs(players) do
-  local score = scores[i]
-  if score then
-    found[#found + 1] = player
-    found[#found + 1] = redis.call('ZRANK', KEYS[2], members[i])
-    found[#found + 1] = score
-  end
+if ARGV[1] == '1' then
+  for i, member in ipairs(members) do places[i] = redis.call('ZRANK', KEYS[2], member) end
 end
-return {redis.call('ZCARD', KEYS[2]), found}
+return {redis.call('ZCARD', KEYS[2]), seqs, scores, places}
 """
 
 # KEYS: position, boards. Returns the position's sequence and each board as one text of members and scores: a client

@@ -160,7 +160,7 @@ async def _run(args: argparse.Namespace, settings: Settings, tenant: str) -> int
             return _show_rank(args, tenant, board, await boards.rank(board, players[0]))
         lines: Sequence[Standing | Friend]
         if args.what == "friends":
-            lines, size = await boards.friends(board, players)
+            lines, size = await boards.friends(board, players, with_places=True)
         else:
             lines, size = await _lines(args, boards, board, players)
     if not lines:
@@ -205,7 +205,7 @@ def _table(board: Board, lines: Sequence[Standing | Friend], size: int, marked: 
     table = [f"{board.name}, {size:,} ranked"]
     for line in lines:
         sign = ">" if line.player in marked else " "
-        table.append(f"{sign}{line.place:>8,}  {line.player:<{width}}  {_score(board, line.score):>12}")
+        table.append(f"{sign}{line.place or line.rank:>8,}  {line.player:<{width}}  {_score(board, line.score):>12}")
     return "\n".join(table)
 
 

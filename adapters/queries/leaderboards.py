@@ -49,9 +49,10 @@ class Around(BoardQuery, frozen=True, kw_only=True):
 
 
 class Friends(BoardQuery, frozen=True, kw_only=True):
-    """The players to rank among each other."""
+    """The players to rank among each other; `places`: say where each of them stands on the whole board, too."""
 
     players: Annotated[list[Token], msgspec.Meta(min_length=1, max_length=FRIENDS_MAX)]
+    places: bool = False
 
 
 class AllBoards(Request, frozen=True, kw_only=True):
@@ -134,14 +135,14 @@ async def around(asked: Asked[Around]) -> BoardLines:
 @endpoint(
     "leaderboard.friends",
     example=(
-        Friends(quest="boston-2014", players=["b19", "b1"]),
+        Friends(quest="boston-2014", players=["b19", "b1"], places=True),
         BoardFriends(board="quest:boston-2014", size=31931, lines=_FRIENDS),
     ),
 )
 async def friends(asked: Asked[Friends]) -> BoardFriends:
     """Some players in the order of the board, ranked among each other; who is not ranked is left out."""
     boards, board = await _found(asked)
-    lines, size = await boards.friends(board, asked.request.players)
+    lines, size = await boards.friends(board, asked.request.players, with_places=asked.request.places)
     return BoardFriends(board=board.name, size=size, lines=lines)
 
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 import random
 
+import msgspec
 import pytest
 from board_fold import board_fold
 from sinks import Leaderboards
@@ -124,7 +125,10 @@ def test_ranks_percentiles_neighbours_and_friends_are_what_counting_gives(settin
                     )
                     assert rank.percentile_bp == 10_000 * (2 * worse + scores.count(scores[at])) // (2 * size)
                 friends = ["nobody", *(player for player, _ in lines[::3]), lines[0][0]]
-                found, _ = await boards.friends(board, friends)
+                found, _ = await boards.friends(board, friends, with_places=True)
+                bare, size_again = await boards.friends(board, random.Random(2).sample(friends, len(friends)))
+                assert bare == [msgspec.structs.replace(line, place=None) for line in found]
+                assert size_again == size
                 among = scores[::3]
                 assert [tuple_of(line) for line in found] == [
                     (place, 1 + sum(each < score for each in among), 1 + len({e for e in among if e < score}), *who)

@@ -48,6 +48,10 @@ def test_every_question_about_a_board_is_answered_as_the_fold_has_it(settings, t
             some = random.Random(1).sample(day, 5)
             friends = {**asked, "players": ["nobody", *(player for player, _ in some)]}
             assert lines(await asker.ask("leaderboard.friends", friends)) == sorted(some, key=day.index)
+            for places in (False, True):
+                _, answer = await asker.ask("leaderboard.friends", {**friends, "places": places})
+                found = [line["place"] for line in answer["lines"]]
+                assert found == [day.index(each) + 1 if places else None for each in sorted(some, key=day.index)]
             code, rank = await asker.ask("leaderboard.rank", {**asked, "player": day[-1][0]})
             assert (code, rank["board"]) == ("", "daily@2014-04-22")
             assert (rank["rank"]["line"]["place"], rank["rank"]["worse"]) == (len(day), 0)
