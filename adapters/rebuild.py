@@ -329,13 +329,15 @@ class Meter:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._began: tuple[float, int] | None = None
+        self._began = (0.0, 0)
+        self._last: int | None = None
 
     def line(self, done: int, total: int) -> str:
         """`40,000 of 100,000 (40 %), 20,000 events/s, 3 s to go`."""
         now = self._clock()
-        if self._began is None or done < self._began[1]:
+        if self._last is None or done < self._last:
             self._began = (now, done)
+        self._last = done
         seconds, events = now - self._began[0], done - self._began[1]
         line = f"{done:,} of {total:,} events ({100 * done // max(1, total)} %)"
         if seconds <= 0 or events <= 0:

@@ -107,6 +107,8 @@ class _Shown:
 
     def __call__(self, phase: str, done: int, total: int) -> None:
         now = time.monotonic()
+        if phase != self._phase:  # what it did before says nothing of how fast it goes now
+            self._meter = Meter()
         line = f"{phase} {self._meter.line(done, total)}"
         if now < self._next_at and phase == self._phase and done < total:
             return
