@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
-from itertools import islice
 from typing import Final
 
 import nats.errors
@@ -39,7 +37,7 @@ class SharedRead:
     def __init__(self, client: Client, tenant: str) -> None:
         self._client = client
         self._stream = subjects.events_stream(tenant)
-        self._window: deque[Recorded] = deque()
+        self._window: list[Recorded] = []
         self._first_seq = 1
         self._positions: dict[str, int] = {}
         self._own: dict[str, PullReader] = {}
@@ -73,7 +71,7 @@ class SharedRead:
                 if seq + 1 >= self._end_seq:
                     await self._wait_for_more(seq, timeout_s)
                 start = seq + 1 - self._first_seq
-                return list(islice(self._window, start, start + RECORDS_AT_ONCE)) if start >= 0 else []
+                return self._window[start : start + RECORDS_AT_ONCE] if start >= 0 else []
         return await self._read_alone(name, seq, timeout_s)
 
     def has_batch(self, seq: int) -> bool:
@@ -125,9 +123,9 @@ class SharedRead:
                 keep_from = min(self._needed_seq(), self._end_seq)
             except TimeoutError:
                 keep_from = self._first_seq + WINDOW_RECORDS // 2
-            while self._first_seq < keep_from and self._window:
-                self._window.popleft()
-                self._first_seq += 1
+            gone = min(keep_from - self._first_seq, len(self._window))
+            del self._window[:gone]
+            self._first_seq += gone
 
     def _needed_seq(self) -> int:
         """The first sequence that a follower which shares the window has not read."""

@@ -108,8 +108,8 @@ async def _measured(
 ) -> tuple[Freshness, dict[str, float]]:
     """Prepare the players, wait until every projection is at the end, load.
 
-    Returns what each event waited in each projection, and the processor seconds of each process meanwhile; those of
-    who looks stand under `looking`, those of who sends nowhere.
+    Returns what each event waited in each projection, and the processor seconds of each process while the load lasted;
+    those of who looks stand under `looking`, those of who sends nowhere.
     """
     async with clients_of(found.settings, quest, size) as clients:
         await set_up(found, clients, quest, size)
@@ -119,8 +119,8 @@ async def _measured(
             before = await _settled(client, seen)
             used = _cpu(found)
             await load(found, quest, size)
-            await _settled(client, seen)
             used = cpu_used(used, _cpu(found))
+            await _settled(client, seen)
         committed_ns = await _committed(client, before)
     finally:
         await client.close()
