@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from functools import lru_cache
 from typing import Any, Final
@@ -157,9 +157,9 @@ class Partition:
         tasks: list[Task | RefusedAnswer] = []
         while not self.is_stopping:
             if not deliveries or (len(deliveries) < TOP_UP_BELOW and source.has_more()):
-                more = await self._take(source)
-                tasks += await self.prepare(more)  # which takes back a word of an operator that is not true
+                more, their_tasks = await self.prepare(await self._take(source))
                 deliveries += more
+                tasks += their_tasks
             if deliveries:
                 done = await self.process(deliveries, tasks)
                 del deliveries[:done], tasks[:done]
@@ -180,13 +180,13 @@ class Partition:
         finally:
             self._taking = None
 
-    async def prepare(self, deliveries: list[Delivery]) -> list[Task | RefusedAnswer]:
-        """Read deliveries and make live whom they need."""
+    async def prepare(self, taken: Sequence[Delivery]) -> tuple[list[Delivery], list[Task | RefusedAnswer]]:
+        """Read what was taken, and make live whom it needs; an operator's word that is not true is taken back."""
         now_ms = self._now_ms()
-        tasks = [read(self.tenant, delivery, now_ms) for delivery in deliveries]
-        await self._poison.check(deliveries, tasks)
+        tasks = [read(self.tenant, delivery, now_ms) for delivery in taken]
+        deliveries = await self._poison.checked(taken, tasks)
         await self._load(tasks)
-        return tasks
+        return deliveries, tasks
 
     async def process(self, deliveries: list[Delivery], tasks: list[Task | RefusedAnswer]) -> int:
         """Decide and commit the first of the deliveries in one transaction, answer them; returns how many.

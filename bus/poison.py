@@ -8,7 +8,7 @@ from typing import Final
 
 from bus.batch import Answer, ParkedAnswer, RefusedAnswer
 from bus.envelope import one_line
-from bus.ports import DeadLetters, Delivery
+from bus.ports import DeadLetters, Delivery, Redrive
 from bus.reading import Task
 from domain.catalogue import Key
 
@@ -88,13 +88,17 @@ class Poison:
             if isinstance(answer, ParkedAnswer) and isinstance(task, Task) and delivery.redrive is None:
                 await self._dead.park(task.request.target, delivery, answer.command_id, answer.reason)
 
-    async def check(self, deliveries: list[Delivery], tasks: Sequence[Task | RefusedAnswer]) -> None:
-        """Look whether aggregates that commands address are parked still; drop an operator's word that is not true."""
+    async def checked(self, deliveries: Sequence[Delivery], tasks: Sequence[Task | RefusedAnswer]) -> list[Delivery]:
+        """The deliveries without an operator's word that is not true; looks as well whether aggregates are parked still."""
         if self._parked and any(isinstance(task, Task) and task.request.target in self._parked for task in tasks):
             parked = await self._dead.parked()
             self._parked = {key: reason for key, reason in self._parked.items() if key in parked}
-        for at, (delivery, task) in enumerate(zip(deliveries, tasks, strict=True)):
-            if delivery.redrive is not None and isinstance(task, Task):
-                held = await self._dead.holds(task.request.target, delivery.redrive.dead_seq, task.request.id)
-                if not held:
-                    deliveries[at] = delivery._replace(redrive=None)
+        return [
+            delivery
+            if delivery.redrive is None or not isinstance(task, Task) or await self._is_true(delivery.redrive, task)
+            else delivery._replace(redrive=None)
+            for delivery, task in zip(deliveries, tasks, strict=True)
+        ]
+
+    async def _is_true(self, word: Redrive, task: Task) -> bool:
+        return await self._dead.holds(task.request.target, word.dead_seq, task.request.id)

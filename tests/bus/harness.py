@@ -110,7 +110,7 @@ class Town:
             except TimeoutError:
                 return
             while deliveries:
-                tasks = await partition.prepare(deliveries)
+                deliveries, tasks = await partition.prepare(deliveries)
                 done = await partition.process(deliveries, tasks)
                 del deliveries[:done]
 

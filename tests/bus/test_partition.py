@@ -192,7 +192,7 @@ def test_an_overtaken_worker_has_its_whole_batch_refused_and_says_nothing():
         source = await town.commands.open(stale.number, stale.decided_seq)
         deliveries = await source.take(10)
         with pytest.raises(Overtaken):
-            await stale.process(deliveries, await stale.prepare(deliveries))
+            await stale.process(*await stale.prepare(deliveries))
         return before, (len(town.store.events), len(town.outbox.sent))
 
     before, after = asyncio.run(story())

@@ -2,7 +2,7 @@ import asyncio
 import json
 
 import pytest
-from harness import Town, body_of, said, town_with
+from harness import PARTITIONS, Town, body_of, said, town_with
 
 from bus import poison, subjects
 from bus.ports import Redrive
@@ -131,6 +131,24 @@ def test_nobody_jumps_the_queue_with_a_forged_redrive(curse):
         return town
 
     assert asyncio.run(story()).outcome("forged") == ("parked", "parked")
+
+
+def test_what_was_taken_stays_as_it_is_when_a_forged_word_is_taken_back():
+    async def story():
+        town = await town_with("p")
+        aggregate, body = body_of("MintTokens", "p", {"amount": 9}, "forged")
+        forged = Redrive(7, is_discard=True)
+        await town.commands.publish(aggregate, "p", "MintTokens", body, None, forged)
+        partition = town.partitions[subjects.partition_of("p", PARTITIONS)]
+        source = await town.commands.open(partition.number, partition.decided_seq)
+        taken = tuple(await source.take(9))
+        return forged, taken, await partition.prepare(taken)
+
+    forged, taken, (deliveries, tasks) = asyncio.run(story())
+
+    assert [delivery.redrive for delivery in taken] == [forged]
+    assert deliveries == [taken[0]._replace(redrive=None)]
+    assert [task.request.id for task in tasks] == ["forged"]
 
 
 def test_a_history_that_cannot_be_read_parks_its_owner_and_nobody_else():

@@ -50,8 +50,7 @@ async def decide_all(client, tenant, partition):
     """Take what is undecided and decide it, as `run` would; returns how many."""
     source = await JetStreamCommands(client, tenant).open(0, partition.decided_seq)
     try:
-        deliveries = await source.take(999)
-        tasks = await partition.prepare(deliveries)
+        deliveries, tasks = await partition.prepare(await source.take(999))
         count = 0
         while deliveries:
             done = await partition.process(deliveries, tasks)
@@ -119,9 +118,8 @@ def test_the_stale_one_that_refuses_everything_is_refused_as_a_whole_too(setting
             await fresh.take_over()
             await service.publish("SpendTokens", "p", service.command("SpendTokens", "p", {"amount": 1}, "s"))
             source = await JetStreamCommands(client, tenant).open(0, 0)
-            deliveries = await source.take(1)
+            deliveries, tasks = await stale.prepare(await source.take(1))
             await source.close()
-            tasks = await stale.prepare(deliveries)
             await decide_all(client, tenant, fresh)
             overtaken = False
             try:
