@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -25,8 +25,8 @@ from domain.errors import Refused
 
 #: A server takes 1,000 messages in a batch; the last one is the inbox event.
 MESSAGES_MAX: Final = 999
-#: An inbox event names every refusal and must stay below `BODY_BYTES_MAX`.
-REFUSALS_MAX: Final = 80
+#: An inbox event names every refusal, of up to a kilobyte, and must stay below `BODY_BYTES_MAX`.
+REFUSALS_MAX: Final = 60
 
 
 class Accepted(msgspec.Struct, gc=False):
@@ -120,7 +120,10 @@ class Batch:
         self._knowers: list[Owner] = []
         self._fences: dict[Key, None] = {}
         self._refusals: list[tuple[int, str, str, str]] = []
-        self._refused: dict[str, tuple[str, str]] = {}
+        #: To whom each of them was addressed.
+        self._refused_subjects: list[str] = []
+        #: By owner and command id.
+        self._refused: dict[tuple[str, str], tuple[str, str]] = {}
         self._parked: list[tuple[int, str, str]] = []
         self._accepted = 0
         self._refs: list[tuple[str, str]] = []
@@ -131,19 +134,16 @@ class Batch:
         """Whether another command may not be begun."""
         return len(self.messages) >= MESSAGES_MAX or len(self._refusals) + len(self._parked) >= REFUSALS_MAX
 
-    @property
-    def refusals(self) -> Sequence[tuple[int, str, str, str]]:
-        """[command sequence, command id, code, message] of what this batch refuses."""
-        return self._refusals
-
-    def refused(self, command_id: str) -> tuple[str, str] | None:
+    def refused(self, owner_id: str, command_id: str) -> tuple[str, str] | None:
         """Code and message with which this batch has refused a command already."""
-        return self._refused.get(command_id)
+        return self._refused.get((owner_id, command_id))
 
     def refuse(self, stream_seq: int, command_id: str, subject: str, code: str, message: str) -> None:
         """Answer with a refusal that the inbox event will record."""
+        owner_id = subjects.owner_of(subject)
         self._refusals.append((stream_seq, command_id, code, message))
-        self._refused[command_id] = code, message
+        self._refused_subjects.append(subject if owner_id != subjects.NOBODY else subjects.NOBODY)
+        self._refused[owner_id, command_id] = code, message
         self.answers.append(RefusedAnswer(command_id, subject, code, message))
 
     def park(self, stream_seq: int, command_id: str, subject: str, reason: str) -> None:
@@ -199,6 +199,7 @@ class Batch:
             batch=batch_id,
             refused=tuple(self._refusals),
             parked=tuple(self._parked),
+            refused_subjects=tuple(self._refused_subjects) or msgspec.UNSET,
         )
         self._inbox = (version, decided)
         event_id, name = f"{subjects.INBOX}.{partition}.{version}", f"{subjects.INBOX}/{partition}"

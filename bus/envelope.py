@@ -7,6 +7,7 @@ unset (docs/formats.md). `msgspec` writes the fields of a struct in their order,
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Annotated, Any, Final
 
@@ -70,7 +71,8 @@ class CommandsDecided(msgspec.Struct, frozen=True, kw_only=True):
     """Data of an inbox event: which commands of the partition a batch decided, and what it refused.
 
     `refused` lists [command sequence, command id, code, message], `parked` [command sequence, command id, reason];
-    `batch` is the id under which it was published.
+    `batch` is the id under which it was published. `refused_subjects` says to which aggregate each refused command was
+    addressed, `?` to none that can be; batches of before did not tell.
     """
 
     partition: int
@@ -80,6 +82,13 @@ class CommandsDecided(msgspec.Struct, frozen=True, kw_only=True):
     batch: str
     refused: tuple[tuple[int, str, str, str], ...] = ()
     parked: tuple[tuple[int, str, str], ...] = ()
+    refused_subjects: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+
+    def refusals(self) -> Iterator[tuple[str, str, str, str]]:
+        """(addressed aggregate, command id, code, message) of each refusal; the aggregate is "" when it is not told."""
+        addressed = self.refused_subjects or ("",) * len(self.refused)
+        for subject, (_, command_id, code, message) in zip(addressed, self.refused, strict=True):
+            yield subject, command_id, code, message
 
 
 COMMANDS_DECIDED: Final = "commands-decided/1"

@@ -308,10 +308,12 @@ class Partition:
 
     def _decide_one(self, batch: Batch, delivery: Delivery, task: Task | RefusedAnswer) -> None:
         seq = delivery.stream_seq
-        command_id, subject = (
-            (task.command_id, task.subject) if isinstance(task, RefusedAnswer) else (task.request.id, task.subject)
-        )
-        earlier = self._restorer.refusals.get(command_id) or batch.refused(command_id)
+        subject = task.subject
+        if isinstance(task, Task):
+            owner_id, command_id = task.request.target.id, task.request.id
+        else:
+            owner_id, command_id = subjects.owner_of(subject), task.command_id
+        earlier = self._restorer.refusals.get(owner_id, command_id) or batch.refused(owner_id, command_id)
         if earlier is not None:
             batch.answers.append(RefusedAnswer(command_id, subject, *earlier))
         elif isinstance(task, RefusedAnswer):
@@ -349,7 +351,7 @@ class Partition:
         self._head = batch.head(first_seq)
         self.decided_seq = deliveries[-1].stream_seq
         self._poison.forget_tries()
-        self._restorer.refusals.remember(batch.refusals, self._now_ms())
+        self._restorer.refusals.remember(self._head.decided, self._now_ms())
         return first_seq
 
     async def _refresh(self, batch: Batch, keys: Collection[Key]) -> bool:

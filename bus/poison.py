@@ -89,7 +89,7 @@ class Poison:
                 await self._dead.park(task.request.target, delivery, answer.command_id, answer.reason)
 
     async def checked(self, deliveries: Sequence[Delivery], tasks: Sequence[Task | RefusedAnswer]) -> list[Delivery]:
-        """The deliveries without an operator's word that is not true; looks as well whether aggregates are parked still."""
+        """The deliveries, an operator's word that is not true taken back; looks too who of them is parked still."""
         if self._parked and any(isinstance(task, Task) and task.request.target in self._parked for task in tasks):
             parked = await self._dead.parked()
             self._parked = {key: reason for key, reason in self._parked.items() if key in parked}

@@ -1,26 +1,39 @@
-"""What a partition has refused within the last day: the same command id gets the same answer (docs/formats.md).
+"""What a partition has refused lately: the same command gets the same answer (docs/formats.md).
 
-The inbox events tell it for ever; so that who takes over need not read a day of them, refusals are kept beside the
+A command is told apart by the owner that it addresses and its id, as an accepted one is. Refusals are remembered for a
+day, and only so many for each partition: whoever sends refused commands without end takes no more memory than that. One
+that was forgotten is decided anew when it comes again; it had no effect, so it still has one effect at most.
+
+The inbox events tell refusals for ever; so that who takes over need not read a day of them, they are kept beside the
 snapshots, in segments that are written anew until they are full.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
 import msgspec
 
-FORMAT: Final = "refusals/1"
+from bus.envelope import CommandsDecided
+from bus.subjects import owner_of
+
+log = logging.getLogger(__name__)
+
+FORMAT: Final = "refusals/2"
 KEPT_MS: Final = 24 * 3600 * 1000
-#: The longest refusals, 80 in one inbox event, make a segment of 210 kB: a server takes messages of 1 MB.
+#: Of each partition, the newest: 30 MB of ordinary refusals, 60 MB of the longest.
+KEPT_MAX: Final = 50_000
+#: The longest refusals make a segment of 250 kB: a server takes messages of 1 MB.
 SEGMENT_MAX: Final = 250
 
 
 class Row(NamedTuple):
-    """One refusal; `at_ms` is when it was recorded."""
+    """One refusal; `at_ms` is when it was recorded, `owner` "" where an inbox event did not tell it."""
 
     at_ms: int
+    owner: str
     command_id: str
     code: str
     message: str
@@ -71,19 +84,27 @@ class Refusals:
 
     def __init__(self, partition: int) -> None:
         self._partition = partition
-        self._by_id: dict[str, Row] = {}
+        #: By owner and command id.
+        self._by_command: dict[tuple[str, str], Row] = {}
         self._segments: list[_Rows] = []
+        #: How many rows of the first segment are forgotten.
+        self._gone = 0
+        self._is_told = False
 
-    def get(self, command_id: str) -> tuple[str, str] | None:
+    def __len__(self) -> int:
+        return len(self._by_command)
+
+    def get(self, owner_id: str, command_id: str) -> tuple[str, str] | None:
         """Code and message of an earlier refusal."""
-        found = self._by_id.get(command_id)
+        found = self._by_command.get((owner_id, command_id)) or self._by_command.get(("", command_id))
         return None if found is None else (found.code, found.message)
 
-    def remember(self, refused: Iterable[tuple[int, str, str, str]], now_ms: int) -> None:
-        """Take in what an inbox event names that was recorded now; forget what is older than a day."""
-        for _, command_id, code, message in refused:
-            if command_id not in self._by_id:
-                self._add(Row(now_ms, command_id, code, message))
+    def remember(self, decided: CommandsDecided, now_ms: int) -> None:
+        """Take in what an inbox event names that was recorded now; forget what is too old, or too much."""
+        for subject, command_id, code, message in decided.refusals():
+            row = Row(now_ms, owner_of(subject) if subject else "", command_id, code, message)
+            if self._by_command.setdefault((row.owner, command_id), row) is row:
+                self._add(row)
         self._forget(now_ms - KEPT_MS)
 
     def _add(self, row: Row) -> None:
@@ -92,16 +113,28 @@ class Refusals:
             free = next(slot for slot in range(len(used) + 1) if slot not in used)
             self._segments.append(_Rows(free, [], 0))
         self._segments[-1].rows.append(row)
-        self._by_id[row.command_id] = row
 
     def _forget(self, before_ms: int) -> None:
-        while self._by_id:
-            oldest = next(iter(self._by_id.values()))
-            if oldest.at_ms >= before_ms:
-                break
-            del self._by_id[oldest.command_id]
-        while self._segments and self._segments[0].rows[-1].at_ms < before_ms:
-            del self._segments[0]
+        while self._segments:
+            rows = self._segments[0].rows
+            row = rows[self._gone]
+            if row.at_ms >= before_ms:
+                if len(self._by_command) <= KEPT_MAX:
+                    return
+                self._tell()
+            if self._by_command.get((row.owner, row.command_id)) is row:
+                del self._by_command[row.owner, row.command_id]
+            self._gone += 1
+            if self._gone == len(rows):
+                del self._segments[0]
+                self._gone = 0
+
+    def _tell(self) -> None:
+        """Say once that a day has more refusals than are remembered."""
+        if not self._is_told:
+            line = "partition %d refused more than %d commands in a day: older ones are decided anew if they come again"
+            log.warning(line, self._partition, KEPT_MAX)
+        self._is_told = True
 
     @property
     def slots(self) -> tuple[int, ...]:
@@ -123,7 +156,7 @@ class Refusals:
             if not rows:
                 return False
             self._segments.append(_Rows(slot, rows, len(rows)))
-            self._by_id.update((row.command_id, row) for row in rows)
+            self._by_command.update(((row.owner, row.command_id), row) for row in rows)
         return True
 
 

@@ -81,7 +81,7 @@ class Restorer:
             stretch = await self._tail_source.since(self._complete_to, self._partition, is_own)
             self._tail = stretch.by_owner
             for record in stretch.decided:
-                self.refusals.remember(record.data.refused, to_ms(record.event.recordedtime))
+                self.refusals.remember(record.data, to_ms(record.event.recordedtime))
             if stretch.is_last and stretch.end_seq < head_seq:
                 raise StoreUnavailable(f"the event stream ends at {stretch.end_seq}, it was at {head_seq} already")
             if stretch.is_last:
@@ -102,7 +102,7 @@ class Restorer:
             log.warning("refusals of partition %d are not all there; its inbox tells them", self._partition)
         self.refusals = Refusals(self._partition)
         for decided in await self._store.inbox_since(self._partition, now_ms - KEPT_MS):
-            self.refusals.remember(decided.refused, now_ms)
+            self.refusals.remember(decided, now_ms)
         await self._write_dirty(0)
 
     async def load(self, owner_ids: Collection[str]) -> dict[str, Owner | Exception]:

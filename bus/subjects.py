@@ -11,6 +11,8 @@ from bus.errors import BusError
 _TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _COMMAND_TOKENS: Final = 6
 INBOX: Final = "inbox"
+#: Whom a subject addresses that nobody can have.
+NOBODY: Final = "?"
 
 
 class InvalidToken(BusError):
@@ -83,6 +85,12 @@ def partition_of(owner: str, partitions: int) -> int:
     for byte in owner.encode():
         value = ((value ^ byte) * 0x01000193) & 0xFFFFFFFF
     return value % partitions
+
+
+def owner_of(addressed: str) -> str:
+    """The owner of an aggregate as outcomes name it, `<aggregate>/<id>`; `NOBODY` when nobody can have that name."""
+    aggregate, _, owner = addressed.partition("/")
+    return owner if is_token(aggregate) and is_token(owner) else NOBODY
 
 
 def event(tenant: str, aggregate: str, owner: str) -> str:

@@ -138,9 +138,11 @@ class _Search:
     def _not_accepted(self, record: Recorded, subject: str) -> tuple[bytes | None, bytes | None]:
         """The refusal that an inbox event tells of, and the parking."""
         time = record.event.recordedtime
-        for _, command_id, code, message in record.data.refused:
-            if command_id == self.command_id:
-                return outcomes.refused(self._tenant, time, subject, command_id, code, message), None
+        owner = subject and subjects.owner_of(subject)
+        for addressed, command_id, code, message in record.data.refusals():
+            if command_id == self.command_id and (not owner or not addressed or subjects.owner_of(addressed) == owner):
+                told = subject or addressed
+                return outcomes.refused(self._tenant, time, told, command_id, code, message), None
         for _, command_id, reason in record.data.parked:
             if command_id == self.command_id:
                 return None, outcomes.parked(self._tenant, time, subject, command_id, reason)
