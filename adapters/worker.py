@@ -23,12 +23,14 @@ from adapters.jetstream.store import JetStreamCommands, JetStreamEventStore, Jet
 from adapters.jetstream.strays import answer_strays
 from bus.errors import BusError, WrongStream
 from bus.joining import GroupCommit
+from bus.owners import Room
 from bus.partition import ForeignLocks, Partition
 from bus.restoring import Restorer
 from bus.sharing import Member, shares
 
 log = logging.getLogger(__name__)
 
+#: Live owners of a worker, over all tenants: of about 3 kB each (docs/performance.md).
 OWNERS_MAX: Final = 400_000
 RESTART_WAIT_MIN_S: Final = 0.25
 RESTART_WAIT_MAX_S: Final = 2.0
@@ -56,7 +58,7 @@ class Worker:
     ) -> None:
         self._nats_url = nats_url
         self._only_tenants = only_tenants
-        self._owners_max = owners_max
+        self.room = Room(owners_max)
         self._new_id = NUID()
         self.worker_id = self._id()
         self._running: dict[tuple[str, int], tuple[Partition, asyncio.Task[None]]] = {}
@@ -190,7 +192,7 @@ class Worker:
             outbox=JetStreamOutbox(client),
             dead=JetStreamDeadLetters(client, tenant),
             locks=self._locks.setdefault(tenant, ForeignLocks()),
-            owners_max=max(1_000, self._owners_max // self._tenants[tenant].partitions),
+            room=self.room,
             now_ms=now_ms,
             new_id=self._id,
         )

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from hashlib import blake2b
 from heapq import merge
 from typing import Any, Final
+from weakref import WeakSet
 
 from bus.envelope import Recorded
 from domain import catalogue
@@ -100,15 +101,41 @@ class KnownIds:
         return at < len(self._sorted) and self._sorted[at] == digest
 
 
+class Room:
+    """How many owners may be live in one process, over all of its partitions and tenants.
+
+    While there is room, whoever needs it has it; then each partition keeps what the others leave, or an equal part.
+    """
+
+    def __init__(self, owners_max: int) -> None:
+        self.owners_max = owners_max
+        self._caches: WeakSet[OwnerCache] = WeakSet()
+
+    @property
+    def live_owners(self) -> int:
+        """How many owners are in memory."""
+        return sum(map(len, self._caches))
+
+    def enter(self, cache: OwnerCache) -> None:
+        """Count a partition's owners, as long as they are in memory."""
+        self._caches.add(cache)
+
+    def allowed(self, cache: OwnerCache) -> int:
+        """How many owners a partition may keep."""
+        left = self.owners_max - self.live_owners + len(cache)
+        return max(left, self.owners_max // len(self._caches))
+
+
 class OwnerCache:
-    """Live owners, the longest untouched ones passivated beyond a limit.
+    """Live owners, the longest untouched ones passivated beyond what there is room for.
 
     Passivation drops memory only: the state stands in the stream. The index of everybody with a history makes sure
     that a passivated owner is read again, and a new one never has to be looked for.
     """
 
-    def __init__(self, owners_max: int) -> None:
-        self._owners_max = owners_max
+    def __init__(self, room: Room) -> None:
+        self._room = room
+        room.enter(self)
         self._live: dict[str, Owner] = {}
         self._cold = KnownIds()
 
@@ -145,9 +172,10 @@ class OwnerCache:
         self._cold = KnownIds(owner_ids)
 
     def passivate(self, may_go: Callable[[str], bool]) -> bool:
-        """Let the longest untouched owners go until the limit is kept; False when too many of them may not go."""
-        for _ in range(2 * max(0, len(self._live) - self._owners_max)):
-            if len(self._live) <= self._owners_max:
+        """Let the longest untouched owners go until there is room; False when too many of them may not go."""
+        live_max = self._room.allowed(self)
+        for _ in range(2 * max(0, len(self._live) - live_max)):
+            if len(self._live) <= live_max:
                 break
             oldest = next(iter(self._live))
             owner = self._live.pop(oldest)
@@ -155,7 +183,7 @@ class OwnerCache:
                 self._cold.add(oldest)
             else:
                 self._live[oldest] = owner
-        return len(self._live) <= self._owners_max
+        return len(self._live) <= live_max
 
 
 def _digest(owner_id: str) -> int:

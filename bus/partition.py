@@ -18,7 +18,7 @@ from bus import subjects
 from bus.answering import outcomes_of
 from bus.batch import MESSAGES_MAX, Batch, BatchFull, RefusedAnswer
 from bus.errors import Conflict, OutcomeUnknown
-from bus.owners import Owner, OwnerCache
+from bus.owners import Owner, OwnerCache, Room
 from bus.poison import Failed, Poison
 from bus.ports import CommandSource, CommandStream, DeadLetters, Delivery, EventStore, InboxHead, Outbox
 from bus.reading import Task, read
@@ -75,7 +75,7 @@ class Partition:
         dead: DeadLetters,
         restorer: Restorer,
         locks: ForeignLocks,
-        owners_max: int,
+        room: Room,
         now_ms: Callable[[], int],
         new_id: Callable[[], str],
     ) -> None:
@@ -91,7 +91,7 @@ class Partition:
         self._locks = locks
         self._now_ms = now_ms
         self._new_id = new_id
-        self._own = OwnerCache(owners_max)
+        self._own = OwnerCache(room)
         self._foreign: dict[str, Owner] = {}
         self._is_incomplete = False
         self.is_stopping = False
@@ -245,14 +245,14 @@ class Partition:
         return (batch, count) if count else None
 
     async def snapshot(self) -> None:
-        """Write what a successor would otherwise have to read from the tail."""
+        """Write what a successor would otherwise have to read from the tail; who need not stay in memory may go."""
         await self._restorer.snapshot(self._head_seq)
+        self._own.passivate(self._restorer.may_go)
 
     async def _keep_memory_bounded(self) -> None:
         """Passivate; write snapshots when too many may not go without, or when the tail has become long."""
         if not self._own.passivate(self._restorer.may_go) or self._restorer.is_due(self._head_seq, self._now_ms()):
             await self.snapshot()
-            self._own.passivate(self._restorer.may_go)
 
     async def _load(self, tasks: list[Task | RefusedAnswer]) -> None:
         """Make every owner live that the tasks need; those with a history are read in bulk."""

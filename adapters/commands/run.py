@@ -53,10 +53,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("group", metavar="GROUP", help=f"of: {', '.join(GROUPS)}; commas between")
     parser.add_argument(
         "--owners-max",
-        type=int,
-        default=int(os.environ.get("TALLY_OWNERS_MAX", OWNERS_MAX)),
+        type=_owners_max,
+        default=os.environ.get("TALLY_OWNERS_MAX", str(OWNERS_MAX)),
         metavar="N",
-        help="players that a worker keeps in memory (TALLY_OWNERS_MAX; default %(default)s)",
+        help="players whom a worker keeps in memory, over all tenants, of about 3 kB each; the others are read again "
+        "when they come (TALLY_OWNERS_MAX; default %(default)s)",
     )
     parser.add_argument(
         "--only-tenants",
@@ -64,6 +65,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="NAMES",
         help="serve these tenants, commas between (TALLY_ONLY_TENANTS; default: all)",
     )
+
+
+def _owners_max(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and 0 < int(text) <= 10**9):
+        raise argparse.ArgumentTypeError(f"players in memory are {text[:80]!r}, wanted a number from 1")
+    return int(text)
 
 
 def run(args: argparse.Namespace) -> int:

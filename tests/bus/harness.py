@@ -6,6 +6,7 @@ import json
 
 from bus.joining import GroupCommit
 from bus.memory import MemoryCommands, MemoryDeadLetters, MemoryEventStore, MemoryOutbox, MemorySnapshots
+from bus.owners import Room
 from bus.partition import ForeignLocks, Partition
 from bus.restoring import Restorer
 
@@ -67,7 +68,7 @@ class Town:
         self.snapshots = MemorySnapshots()
         self.locks = ForeignLocks()
         self.clock_ms = 1_767_225_600_000
-        self.owners_max = owners_max
+        self.room = Room(owners_max)
         self.ids = itertools.count(1)
         self.grouped = Grouped(self.store, lambda: f"joined{next(self.ids)}")
         self.partitions = [self.partition(number) for number in range(PARTITIONS)]
@@ -83,7 +84,7 @@ class Town:
             dead=self.dead,
             restorer=Restorer(number, self.grouped, self.snapshots, self.store),
             locks=self.locks,
-            owners_max=self.owners_max,
+            room=self.room,
             now_ms=lambda: self.clock_ms,
             new_id=lambda: f"batch{next(self.ids)}",
         )

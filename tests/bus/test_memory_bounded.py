@@ -7,7 +7,7 @@ from harness import town_with
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bus.owners import KnownIds, Owner, OwnerCache
+from bus.owners import KnownIds, Owner, OwnerCache, Room
 
 
 def grown_by(work):
@@ -34,13 +34,13 @@ def test_passivated_owners_cost_a_few_bytes_each_and_live_ones_are_as_many_as_co
     players = 12_000
 
     def work():
-        cache = OwnerCache(500)
+        cache = OwnerCache(Room(500))
         for number in range(players):
             cache.put(f"player-{number}", Owner())
             cache.passivate(lambda _: True)
         return cache
 
-    few, small = grown_by(lambda: OwnerCache(500))
+    few, small = grown_by(lambda: OwnerCache(Room(500)))
     many, cache = grown_by(work)
 
     assert (len(small), len(cache)) == (0, 500)
@@ -49,21 +49,53 @@ def test_passivated_owners_cost_a_few_bytes_each_and_live_ones_are_as_many_as_co
     assert not cache.has_history("nobody")
 
 
+def filled(room, *names):
+    """A partition's owners, touched in this order; they may all go."""
+    cache = OwnerCache(room)
+    for name in names:
+        cache.put(name, Owner())
+        cache.passivate(lambda _: True)
+    return cache
+
+
+def test_partitions_share_one_limit_and_whoever_needs_room_takes_what_the_others_leave():
+    room = Room(100)
+    large = filled(room, *(f"a{n}" for n in range(300)))
+    assert (len(large), room.live_owners) == (100, 100)
+
+    small = filled(room, *(f"b{n}" for n in range(20)))
+    assert (len(small), room.live_owners) == (20, 120)
+    assert large.passivate(lambda _: True)
+    assert (len(large), room.live_owners) == (80, 100)
+
+    other = filled(room, *(f"c{n}" for n in range(300)))
+    for cache in (large, small, other):
+        cache.passivate(lambda _: True)
+    assert (len(large), len(small), len(other)) == (47, 20, 33)
+    assert large.peek("a299")
+    assert not large.peek("a252")
+
+    del large, cache
+    assert room.live_owners == 53
+
+
 def test_a_town_with_many_players_keeps_only_as_many_live_as_configured_and_forgets_none():
     players = [f"p{number}" for number in range(1_000)]
 
     async def story():
         town = await town_with(*players, owners_max=20)
-        live = [partition.live_owners for partition in town.partitions]
+        live = [town.room.live_owners]
         for player in players[::50]:
             await town.send("MintTokens", player, {"amount": 1}, f"m-{player}")
             await town.send("RegisterPlayer", player, {}, f"r-{player}")
-        await town.drain()
+            await town.drain()
+            live.append(town.room.live_owners)
+        await town.snapshot()  # as each does when no command comes
         told = [(town.outcome(f"m-{player}")[0], town.outcome(f"r-{player}")[1]) for player in players[::50]]
-        return live, [partition.live_owners for partition in town.partitions], set(told)
+        return live, town.room.live_owners, set(told)
 
-    before, after, told = asyncio.run(story())
+    live, at_rest, told = asyncio.run(story())
 
-    assert max(before) <= 20
-    assert max(after) <= 20
+    assert max(live) <= 2 * 20  # those who have nothing to do let theirs go when they look next
+    assert at_rest <= 20
     assert told == {("accepted", "already-registered")}

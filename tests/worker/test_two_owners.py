@@ -11,6 +11,7 @@ from adapters.jetstream.dead_letters import JetStreamDeadLetters
 from adapters.jetstream.snapshots import JetStreamSnapshots, SharedTail
 from adapters.jetstream.store import JetStreamCommands, JetStreamEventStore, JetStreamOutbox
 from adapters.worker import now_ms
+from bus.owners import Room
 from bus.partition import ForeignLocks, Overtaken, Partition
 from bus.restoring import Restorer
 
@@ -40,7 +41,7 @@ def a_partition(client, tenant, outbox):
         dead=JetStreamDeadLetters(client, tenant),
         restorer=Restorer(0, store, JetStreamSnapshots(client, tenant, batches), SharedTail(client, tenant)),
         locks=ForeignLocks(),
-        owners_max=1_000,
+        room=Room(1_000),
         now_ms=now_ms,
         new_id=batches.new_id,
     )
