@@ -23,8 +23,9 @@ from adapters.jetstream.store import JetStreamCommands, JetStreamEventStore, Jet
 from adapters.jetstream.strays import answer_strays
 from bus.errors import BusError, WrongStream
 from bus.joining import GroupCommit
+from bus.locks import ForeignLocks
 from bus.owners import Room
-from bus.partition import ForeignLocks, Partition
+from bus.partition import Partition
 from bus.restoring import Restorer
 from bus.sharing import Member, shares
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from bus import subjects
 from bus.envelope import CommandsDecided, Recorded
@@ -48,14 +48,13 @@ class MemoryEventStore:
         """The last sequence of each subject that has one."""
         return {subject: self._last[subject] for subject in wanted if subject in self._last}
 
-    async def histories(self, owners: Collection[str]) -> dict[str, list[Recorded]]:
-        """All events of each owner's aggregates, in stream order."""
+    async def histories(self, owners: Collection[str], after: Mapping[Key, int]) -> dict[str, list[Recorded]]:
+        """The events of each owner's aggregates in stream order; see the port."""
         found: dict[str, list[Recorded]] = {owner: [] for owner in owners}
-        inbox = f"tally.evt.{self._tenant}.{subjects.INBOX}."
         for seq, (subject, body) in enumerate(self.events, 1):
-            owner = subject.rpartition(".")[2]
-            if owner in found and not subject.startswith(inbox):
-                found[owner].append(Recorded(seq, body))
+            key = Key(*subject.split(".")[3:])
+            if key.id in found and key.aggregate != subjects.INBOX and seq > after.get(key, 0):
+                found[key.id].append(Recorded(seq, body))
         return found
 
     async def last_seq(self) -> int:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from hashlib import blake2b
 from heapq import merge
 from typing import Any, Final
 from weakref import WeakSet
 
 from bus.envelope import Recorded
-from domain import catalogue
+from domain import catalogue, quest, token
+from domain.catalogue import Key
 from domain.values import to_ms
 
+#: Events of commands that were addressed to another owner: what such a command led to is asked there.
+OF_OTHERS: Final = frozenset({token.TOKENS_RECEIVED, quest.SUPPLY_TAKEN})
 #: Ids that are kept as they come before they are sorted in.
 RECENT_MAX: Final = 4_096
 
@@ -46,12 +49,22 @@ class Owner:
         return found
 
 
+def places(owners: Mapping[str, Owner]) -> dict[Key, int]:
+    """Of each aggregate of these owners that has a history, the sequence of its last event that is known."""
+    return {
+        Key(aggregate, owner_id): actor.stream_seq
+        for owner_id, owner in owners.items()
+        for aggregate, actor in owner.actors.items()
+        if actor.stream_seq
+    }
+
+
 class Gap(Exception):
     """An event is missing between what is known of an aggregate and what came after."""
 
 
 def advance(owner: Owner, history: Iterable[Recorded]) -> Owner:
-    """An owner as its history goes on, events that it knows passed over; `known` keeps each command's first event.
+    """An owner as its history goes on, events that it knows passed over; `known` keeps its commands' first events.
 
     Raises `Gap` when an event does not follow the one before.
     """
@@ -66,7 +79,8 @@ def advance(owner: Owner, history: Iterable[Recorded]) -> Owner:
         actor.state = catalogue.evolve(aggregate, actor.state, record.data, to_ms(event.time))
         actor.version = event.aggregateversion
         actor.stream_seq = record.stream_seq
-        owner.known.setdefault(event.causationid, record.stream_seq)
+        if event.type not in OF_OTHERS:
+            owner.known.setdefault(event.causationid, record.stream_seq)
     return owner
 
 

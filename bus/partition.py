@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections import defaultdict
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from functools import lru_cache
@@ -18,11 +19,12 @@ from bus import subjects
 from bus.answering import outcomes_of
 from bus.batch import MESSAGES_MAX, Batch, BatchFull, RefusedAnswer
 from bus.errors import Conflict, OutcomeUnknown
+from bus.locks import ForeignLocks
 from bus.owners import Owner, OwnerCache, Room
 from bus.poison import Failed, Poison
 from bus.ports import CommandSource, CommandStream, DeadLetters, Delivery, EventStore, InboxHead, Outbox
 from bus.reading import Task, read
-from bus.restoring import Restorer, advanced
+from bus.restoring import Restorer
 from domain.catalogue import Key
 from domain.errors import Refused
 from domain.values import to_time
@@ -45,19 +47,6 @@ class _Passivated(Exception):
 
 class Overtaken(Exception):
     """Another worker has written this partition's inbox: what we know of it is out of date."""
-
-
-class ForeignLocks:
-    """Keeps the partitions of one process from starving each other over an aggregate that several of them write."""
-
-    def __init__(self) -> None:
-        self._locks: dict[Key, asyncio.Lock] = {}
-
-    def of(self, key: Key) -> asyncio.Lock:
-        """The lock of an aggregate."""
-        if len(self._locks) > FOREIGN_MAX:
-            self._locks = {key: lock for key, lock in self._locks.items() if lock.locked()}
-        return self._locks.setdefault(key, asyncio.Lock())
 
 
 class Partition:
@@ -263,12 +252,14 @@ class Partition:
             return
         if len(self._foreign) > FOREIGN_MAX:
             self._foreign = {owner_id: owner for owner_id, owner in self._foreign.items() if owner_id in needed}
-        foreign = [owner_id for owner_id in missing if self._is_foreign(owner_id)]
-        histories = await self._store.histories(foreign) if foreign else {}
-        for owner_id in foreign:
-            self._foreign[owner_id] = self._readable(owner_id, advanced(Owner(), histories.get(owner_id, ())))
-        own = [owner_id for owner_id in missing if self._is_own(owner_id)]
-        for owner_id, owner in (await self._restorer.load(own) if own else {}).items():
+        own: list[str] = []
+        foreign: defaultdict[int, list[str]] = defaultdict(list)
+        for owner_id in missing:
+            number = _partition_of(owner_id, self._partitions)
+            (own if number == self.number else foreign[number]).append(owner_id)
+        for owner_id, owner in (await self._restorer.load_foreign(foreign)).items():
+            self._foreign[owner_id] = self._readable(owner_id, owner)
+        for owner_id, owner in (await self._restorer.load(own)).items():
             self._own.put(owner_id, self._readable(owner_id, owner))
 
     def _readable(self, owner_id: str, restored: Owner | Exception) -> Owner:
@@ -355,12 +346,20 @@ class Partition:
         return first_seq
 
     async def _refresh(self, batch: Batch, keys: Collection[Key]) -> bool:
-        """Forget every owner of these aggregates whom somebody else has written since; True if there is one."""
+        """Catch up with every owner of these aggregates whom somebody else has written since; True if there is one."""
         looked_at = batch.subjects_of(keys)
         seqs = await self._store.last_seqs(looked_at)
-        changed = {key.id for subject, (key, seq) in looked_at.items() if seqs.get(subject, 0) != seq}
+        more = [(key.id, seqs.get(subject, 0) - seq) for subject, (key, seq) in looked_at.items()]
+        changed = {owner_id for owner_id, events in more if events}
+        wrong = {owner_id for owner_id, events in more if events < 0}  # nobody takes an event away: then we err
+        live = {name: owner for name in changed - wrong if (owner := self._own.peek(name) or self._foreign.get(name))}
+        current = await self._restorer.catch_up(live)
         for owner_id in changed:
-            self._drop(owner_id)
+            found = current.get(owner_id)
+            if not isinstance(found, Owner):
+                self._drop(owner_id)
+            elif self._is_own(owner_id):
+                self._restorer.changed(owner_id, found)
         return bool(changed)
 
     def _drop(self, owner_id: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -57,8 +57,11 @@ class EventStore(Protocol):
     async def last_seqs(self, subjects: Collection[str]) -> dict[str, int]:
         """The last sequence of each subject that has one."""
 
-    async def histories(self, owners: Collection[str]) -> dict[str, list[Recorded]]:
-        """All events of each owner's aggregates, in stream order; owners without events may be left out."""
+    async def histories(self, owners: Collection[str], after: Mapping[Key, int]) -> dict[str, list[Recorded]]:
+        """The events of each owner's aggregates in stream order, of an aggregate in `after` those behind a sequence.
+
+        Owners without events may be left out.
+        """
 
     async def inbox_head(self, partition: int) -> InboxHead | None:
         """The last inbox event of a partition, None before the first."""

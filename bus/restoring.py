@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from itertools import chain
 from typing import Final
 
 from bus import snapshots
 from bus.envelope import Recorded
 from bus.errors import AppendRefused, OutcomeUnknown, StoreUnavailable
-from bus.owners import Gap, KnownIds, Owner, advance
+from bus.owners import Gap, KnownIds, Owner, advance, places
 from bus.ports import EventStore, SnapshotStore, Tail
 from bus.refusals import KEPT_MS, Refusals
 from domain.values import to_ms
@@ -111,11 +111,29 @@ class Restorer:
         bodies = await self._snapshots.load(self._partition, wanted) if wanted else {}
         restored = {owner_id: owner for owner_id in owner_ids if (owner := self._restored(owner_id, bodies))}
         missing = [owner_id for owner_id in owner_ids if owner_id not in restored]
-        if missing:
-            histories = await self._store.histories(missing)
-            for owner_id in missing:
-                restored[owner_id] = self._noted(owner_id, advanced(Owner(), histories.get(owner_id, [])))
+        for owner_id, owner in (await self._read(missing, bodies)).items():
+            restored[owner_id] = self._noted(owner_id, owner)
         return restored
+
+    async def load_foreign(self, owner_ids: Mapping[int, Collection[str]]) -> dict[str, Owner | Exception]:
+        """Restore owners of other partitions, whose own snapshots they have; as `load`."""
+        bodies: dict[str, bytes] = {}
+        for partition, names in owner_ids.items():
+            if wanted := [owner_id for owner_id in names if owner_id not in self._by_history]:
+                bodies |= await self._snapshots.load(partition, wanted)
+        return await self._read([*chain(*owner_ids.values())], bodies)
+
+    async def _read(self, owner_ids: Collection[str], bodies: Mapping[str, bytes]) -> dict[str, Owner | Exception]:
+        """Owners from what a snapshot tells and all that came after; without one, from the whole history."""
+        told = {owner_id: owner for owner_id in owner_ids if (owner := snapshots.decode(bodies.get(owner_id, b"")))}
+        found = await self.catch_up({owner_id: told.get(owner_id) or Owner() for owner_id in owner_ids})
+        torn = {owner_id: Owner() for owner_id in told if not isinstance(found[owner_id], Owner)}
+        return found | await self.catch_up(torn)
+
+    async def catch_up(self, owners: Mapping[str, Owner]) -> dict[str, Owner | Exception]:
+        """Bring owners to where the stream is: only what came after is read, however long their histories are."""
+        newer = await self._store.histories(owners, places(owners)) if owners else {}
+        return {owner_id: advanced(owner, newer.get(owner_id, ())) for owner_id, owner in owners.items()}
 
     def _restored(self, owner_id: str, bodies: dict[str, bytes]) -> Owner | Exception | None:
         """An owner from snapshot and tail; None when only the history tells everything."""

@@ -252,11 +252,11 @@ async def last_seqs(client: Client, stream: str, wanted: Collection[str]) -> dic
     return found
 
 
-async def history(client: Client, stream: str, subject_filter: str) -> list[tuple[int, str, bytes]]:
-    """All messages under a subject filter, in stream order."""
+async def history(client: Client, stream: str, subject_filter: str, after_seq: int = 0) -> list[tuple[int, str, bytes]]:
+    """All messages under a subject filter that come after a sequence, in stream order."""
     found: list[tuple[int, str, bytes]] = []
     while True:
-        after = found[-1][0] if found else 0
+        after = found[-1][0] if found else after_seq
         request = {"seq": after + 1, "batch": DIRECT_GET_MESSAGES, "next_by_subj": subject_filter}
         page = await direct_get(client, stream, request)
         found += page

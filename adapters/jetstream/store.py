@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
@@ -20,7 +20,7 @@ from bus.envelope import CommandsDecided, Recorded
 from bus.errors import StoreUnavailable
 from bus.joining import GroupCommit
 from bus.ports import CommandSource, Delivery, InboxHead, Message, Redrive
-from domain.catalogue import aggregates_of
+from domain.catalogue import Key, aggregates_of
 from domain.values import to_ms
 
 log = logging.getLogger(__name__)
@@ -50,8 +50,8 @@ class JetStreamEventStore:
         """The last sequence of each subject that has one."""
         return await self._replicas.last_seqs(wanted)
 
-    async def histories(self, owners: Collection[str]) -> dict[str, list[Recorded]]:
-        """All events of each owner's aggregates, several owners at once."""
+    async def histories(self, owners: Collection[str], after: Mapping[Key, int]) -> dict[str, list[Recorded]]:
+        """The events of each owner's aggregates, several owners at once; see the port."""
         gate = asyncio.Semaphore(READS_AT_ONCE)
         found: dict[str, list[Recorded]] = {owner: [] for owner in owners}
         ends: dict[str, int] = {}
@@ -63,10 +63,11 @@ class JetStreamEventStore:
         async def read(owner: str, aggregate: str) -> None:
             # A subject with a wildcard would let the server look through the whole stream.
             subject = subjects.event(self._tenant, aggregate, owner)
+            after_seq = after.get(Key(aggregate, owner), 0)
 
             async def look() -> list[Recorded] | None:
-                messages = await history(self._client, self._stream, subject)
-                is_whole = not ends or (messages[-1][0] if messages else 0) >= ends.get(subject, 0)
+                messages = await history(self._client, self._stream, subject, after_seq)
+                is_whole = not ends or (messages[-1][0] if messages else after_seq) >= ends.get(subject, 0)
                 return [Recorded(seq, body) for seq, _, body in messages] if is_whole else None
 
             async with gate:

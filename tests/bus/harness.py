@@ -5,9 +5,10 @@ import itertools
 import json
 
 from bus.joining import GroupCommit
+from bus.locks import ForeignLocks
 from bus.memory import MemoryCommands, MemoryDeadLetters, MemoryEventStore, MemoryOutbox, MemorySnapshots
 from bus.owners import Room
-from bus.partition import ForeignLocks, Partition
+from bus.partition import Partition
 from bus.restoring import Restorer
 
 TENANT = "t"

@@ -96,7 +96,7 @@ def test_a_replica_that_is_cut_off_answers_direct_gets_and_is_not_believed(tmp_p
             waits = [not task.done() for task in asked]
             network.mend(behind)
             events, bodies = await asyncio.gather(*asked)
-            histories = (await at_last(lambda: store.histories(["a", "b"]))).items()
+            histories = (await at_last(lambda: store.histories(["a", "b"], {}))).items()
             seqs = [len(events), bodies, {owner: [each.stream_seq for each in found] for owner, found in histories}]
             last_seqs = await at_last(lambda: store.last_seqs(["tally.evt.t.token.a", "tally.evt.t.token.b"]))
             return stale, waits, seqs, last_seqs, second

@@ -40,7 +40,7 @@ def test_a_history_that_cannot_be_read_is_a_failure_of_the_bus_not_a_group(monke
         client = await connect(settings.nats_url, "test")
         try:
             await streams.create_tenant(client, tenant)
-            await store.JetStreamEventStore(client, tenant, None).histories(["p", "q"])
+            await store.JetStreamEventStore(client, tenant, None).histories(["p", "q"], {})
         finally:
             await client.close()
 

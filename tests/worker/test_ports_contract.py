@@ -18,6 +18,7 @@ from bus.errors import Conflict
 from bus.joining import GroupCommit
 from bus.memory import MemoryCommands, MemoryEventStore, MemorySnapshots
 from bus.ports import CommandStream, EventStore, Message, SnapshotStore, Tail
+from domain.catalogue import Key
 
 PARTITIONS = 8
 
@@ -156,13 +157,27 @@ def test_a_fence_may_stand_before_a_write_of_its_subject_and_twice_in_a_batch(po
     assert asyncio.run(story()) == 2
 
 
+def test_of_a_history_that_is_known_up_to_a_sequence_the_rest_is_told(ports, tenant):
+    async def story():
+        async with ports() as (store, _, _):
+            await store.append("b1", [message(tenant, "token", "a", 1, 0), message(tenant, "player", "a", 1, 0)])
+            await store.append("b2", [message(tenant, "token", "a", 2, 1), message(tenant, "token", "a", 3, None)])
+            told = []
+            for seq in (0, 1, 3, 4):
+                histories = await store.histories(["a"], {Key("token", "a"): seq, Key("token", "b"): 9})
+                told.append([record.stream_seq for record in histories["a"]])
+            return told
+
+    assert asyncio.run(story()) == [[1, 2, 3, 4], [2, 3, 4], [2, 4], [2]]
+
+
 def test_last_sequences_histories_and_owners_are_told(ports, tenant):
     async def story():
         async with ports() as (store, _, _):
             await store.append("b1", [message(tenant, "token", "a", 1, 0), message(tenant, "player", "a", 1, 0)])
             await store.append("b2", [message(tenant, "token", "b", 1, 0), message(tenant, "token", "a", 2, 1)])
             names = [subjects.event(tenant, "token", owner) for owner in ("a", "b", "nobody")]
-            histories = await store.histories(["a", "nobody"])
+            histories = await store.histories(["a", "nobody"], {})
             ids = {owner: [record.event.id for record in found] for owner, found in histories.items()}
             return await store.last_seqs(names), ids
 
@@ -182,7 +197,7 @@ def test_an_inbox_tells_where_a_partition_stands(ports, tenant):
             refused = ((1, "c1", "some-code", "a line"),)
             await store.append("b1", [message(tenant, "inbox", "3", 1, 0, data=decided(1, refused))])
             await store.append("b2", [message(tenant, "inbox", "3", 2, 1, data=decided(2))])
-            return before, await store.inbox_head(3), await store.inbox_since(3, 0), await store.histories(["3"])
+            return before, await store.inbox_head(3), await store.inbox_since(3, 0), await store.histories(["3"], {})
 
     before, head, since, histories = asyncio.run(story())
 

@@ -11,8 +11,9 @@ from adapters.jetstream.dead_letters import JetStreamDeadLetters
 from adapters.jetstream.snapshots import JetStreamSnapshots, SharedTail
 from adapters.jetstream.store import JetStreamCommands, JetStreamEventStore, JetStreamOutbox
 from adapters.worker import now_ms
+from bus.locks import ForeignLocks
 from bus.owners import Room
-from bus.partition import ForeignLocks, Overtaken, Partition
+from bus.partition import Overtaken, Partition
 from bus.restoring import Restorer
 
 
