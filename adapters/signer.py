@@ -37,6 +37,10 @@ log = logging.getLogger(__name__)
 
 STREAM_FILE: Final = ".stream"
 SIGN_EVERY_MS: Final = 200
+#: While events flow a checkpoint comes at least once a second, the time of a batch included.
+SIGN_EVERY_MAX_MS: Final = 700
+#: Signing waits for the disk and for key services: it gets a tenth of the time, the rest is for integrating.
+SIGN_TIMES: Final = 10
 
 
 def system_now_ms() -> int:
@@ -55,6 +59,7 @@ class Signer:
         self._writer: LogWriter | None = None
         self._teller: WitnessTeller | None = None
         self._signed_at_ms = 0
+        self._sign_every_ms = SIGN_EVERY_MS
         self._stop_keeping = threading.Event()
 
     async def open(self, tenant: str, stream: StreamIdentity) -> Position:
@@ -101,14 +106,16 @@ class Signer:
         await asyncio.to_thread(writer.append, [record.body for record in records])
 
     async def idle(self) -> None:
-        """Sign what waits, at most five times a second; closes a month when its time has come.
+        """Sign what waits, one to five times a second; closes a month when its time has come.
 
         Waits for no witness: what the quorum has cosigned by then is published.
         """
         now_ms = self._now_ms()
-        if abs(now_ms - self._signed_at_ms) >= SIGN_EVERY_MS:
+        if abs(now_ms - self._signed_at_ms) >= self._sign_every_ms:
             self._signed_at_ms = now_ms
             await asyncio.to_thread(self._sign, self._require_open(), now_ms)
+            took_ms = self._now_ms() - now_ms
+            self._sign_every_ms = min(max(SIGN_EVERY_MS, SIGN_TIMES * took_ms), SIGN_EVERY_MAX_MS)
 
     def _sign(self, writer: LogWriter, now_ms: int) -> None:
         writer.sign(now_ms)

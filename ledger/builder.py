@@ -8,7 +8,7 @@ to anybody before a checkpoint covers it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -79,20 +79,21 @@ class TreeBuilder:
         return leaf_hash(self._edge.tail[-1]) if self._edge.tail else self._edge.last_leaf
 
     def append(self, entries: Sequence[bytes]) -> None:
-        """Take entries; every full bundle among them is on disk afterwards, the rest waits in memory for `flush`."""
-        for entry in entries:
-            if len(entry) > ENTRY_BYTES_MAX:
-                raise Malformed(
-                    f"entry after {self.tree_size}", expected=f"at most {ENTRY_BYTES_MAX} bytes", found=len(entry)
-                )
-        pending = [*self._edge.tail, *entries] if self._edge.tail else list(entries)
+        """Take entries; every full bundle among them is durable afterwards, its hashes are so after `flush`.
+
+        The rest waits in memory for `flush`.
+        """
+        longest = max(map(len, entries), default=0)
+        if longest > ENTRY_BYTES_MAX:
+            raise Malformed(f"entry after {self.tree_size}", expected=f"at most {ENTRY_BYTES_MAX} bytes", found=longest)
+        pending = [*self._edge.tail, *entries] if self._edge.tail else entries
         step = BUNDLES_AT_ONCE * TILE_WIDTH
         at = 0
         while len(pending) - at >= TILE_WIDTH:
             whole = min(step, (len(pending) - at) // TILE_WIDTH * TILE_WIDTH)
             self._integrate(pending[at : at + whole])
             at += whole
-        self._edge.tail = pending[at:]
+        self._edge.tail = list(pending[at:])
 
     def _integrate(self, entries: Sequence[bytes]) -> None:
         edge = self._edge
@@ -100,10 +101,11 @@ class TreeBuilder:
         for start in range(0, len(entries), TILE_WIDTH):
             tile = Tile(ENTRIES, edge.bundles + start // TILE_WIDTH)
             data = encode_bundle(entries[start : start + TILE_WIDTH])
-            self._require_same_leftover(tile, data)
-            self._folder.write(tile.path, data)
+            if not self._folder.write_new(tile.path, data):
+                self._require_same_leftover(tile, data)
+                self._folder.write(tile.path, data)
             bundles.append((tile, data))
-        self._folder.sync()
+        self._folder.sync()  # with them the hashes of the bundles before, which no checkpoint covers yet
         for tile, data in bundles:
             stored = self._read_back(tile, data)
             self.counts.update(self._count_types(stored))
@@ -115,7 +117,6 @@ class TreeBuilder:
             edge.bundles += 1
             self._push(1, perfect_root(leaves))
             self._finish(tile)
-        self._folder.sync()
 
     def _push(self, level: int, value: bytes) -> None:
         hashes = self._edge.levels[level]
@@ -132,8 +133,9 @@ class TreeBuilder:
         self._finish(tile)
 
     def _finish(self, tile: Tile) -> None:
-        self._finished.append(tile)
-        self._partials.pop((tile.level, tile.number), None)
+        """A tile is full; if it had partial ones, they are to go."""
+        if self._partials.pop((tile.level, tile.number), None) is not None:
+            self._finished.append(tile)
 
     def _read_back(self, tile: Tile, data: bytes) -> list[bytes]:
         stored = self._folder.read(tile.path)
@@ -210,14 +212,25 @@ class TreeBuilder:
         self._finished = [tile for tile in self._finished if tile not in covered]
 
     def clear_leftovers(self) -> None:
-        """Remove what a crash left: partials wider than the right edge, partials of the tiles just before it."""
+        """Remove what a crash left: partials wider than the right edge, of tiles behind it and just before it."""
         for level in (ENTRIES, CHAIN, *range(LEVEL_MAX + 1)):
             number, width = divmod(self.tree_size >> (TILE_BITS * max(level, 0)), TILE_WIDTH)
+            for partials in self._partials_after(Tile(level, number)):
+                self._folder.remove_partials(partials)
             self._folder.remove_partials(Tile(level, number).partials_folder, wider_than=width)
             self._partials[level, number] = width
             while number and self._folder.names(Tile(level, number - 1).partials_folder):
                 number -= 1
                 self._folder.remove_partials(Tile(level, number).partials_folder)
+
+    def _partials_after(self, tile: Tile) -> Iterator[str]:
+        """Folders of partial tiles further right than this one."""
+        folder, _, last = tile.partials_folder.rpartition("/")
+        number = tile.number
+        while names := self._folder.names(folder):
+            yield from (f"{folder}/{name}" for name in names if name.endswith(".p") and name > last)
+            number += 1_000 - number % 1_000
+            folder, last = Tile(tile.level, number).path.rpartition("/")[0], ""
 
 
 def load_builder(folder: Folder, tree_size: int, root: bytes, count_types: CountTypes) -> TreeBuilder:

@@ -12,6 +12,7 @@ from typing import Final, Protocol
 
 from ledger.errors import ObjectMissing, WrongUse
 
+_NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 _FRESH: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
 
 
@@ -43,11 +44,12 @@ class Folder:
         self.root = root
         self._unsynced: list[int] = []
         self._stale_folders: set[Path] = set()
-        self._known_folders: set[Path] = set()
+        self._known_folders: dict[str, Path] = {}
 
     def read(self, path: str) -> bytes | None:
         try:
-            return (self.root / path).read_bytes()
+            with open(f"{self.root}/{path}", "rb", buffering=0) as file:  # noqa: PTH123 (on the way of every event)
+                return file.read()
         except (FileNotFoundError, NotADirectoryError):
             return None
         except IsADirectoryError as err:
@@ -70,14 +72,22 @@ class Folder:
 
     def write(self, path: str, data: bytes) -> None:
         """Write a file that nobody reads before a checkpoint covers it; durable after `sync`."""
-        target = self.root / path
-        self._make_folder(target.parent)
-        descriptor = os.open(target, _FRESH, 0o644)
-        self._unsynced.append(descriptor)
-        self._write_all(descriptor, data)
+        self._write(path, data, _FRESH)
+
+    def write_new(self, path: str, data: bytes) -> bool:
+        """`write` unless there is a file of that name already; returns whether it was written."""
+        try:
+            self._write(path, data, _NEW)
+        except FileExistsError:
+            return False
+        return True
 
     def sync(self) -> None:
         """Make all that was written since the last call durable, the names too."""
+        if hasattr(os, "posix_fadvise"):
+            # Linux begins to write such a file at once: all are on their way before the first is waited for.
+            for descriptor in self._unsynced:
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         while self._unsynced:
             descriptor = self._unsynced.pop()
             try:
@@ -90,7 +100,7 @@ class Folder:
     def replace(self, path: str, data: bytes, *, mode: int = 0o644) -> None:
         """Put a file in place of an older one in one step: readers see one or the other, whole."""
         target = self.root / path
-        self._make_folder(target.parent)
+        self._make_folder(path)
         draft = target.with_name(f".{target.name}.new")
         descriptor = os.open(draft, _FRESH, mode)
         try:
@@ -115,12 +125,18 @@ class Folder:
         target = self.root / folder
         if not kept and target.is_dir():
             target.rmdir()
-            self._known_folders.discard(target)
+            self._known_folders.pop(folder, None)
 
     def close(self) -> None:
         """Let go of the files that a failure left open."""
         while self._unsynced:
             os.close(self._unsynced.pop())
+
+    def _write(self, path: str, data: bytes, how: int) -> None:
+        self._make_folder(path)
+        descriptor = os.open(f"{self.root}/{path}", how, 0o644)
+        self._unsynced.append(descriptor)
+        self._write_all(descriptor, data)
 
     @staticmethod
     def _write_all(descriptor: int, data: bytes) -> None:
@@ -128,10 +144,15 @@ class Folder:
         while view:
             view = view[os.write(descriptor, view) :]
 
-    def _make_folder(self, folder: Path) -> None:
-        self._stale_folders.add(folder)
-        if folder in self._known_folders:
+    def _make_folder(self, path: str) -> None:
+        """Make the folder of a file; its names are to be synced."""
+        name = path.rpartition("/")[0]
+        known = self._known_folders.get(name)
+        if known is not None:
+            self._stale_folders.add(known)
             return
+        folder = self.root / name
+        self._stale_folders.add(folder)
         missing = []
         at = folder
         while not at.is_dir():
@@ -139,7 +160,7 @@ class Folder:
             at = at.parent
         folder.mkdir(parents=True, exist_ok=True)
         self._stale_folders.update(made.parent for made in missing)
-        self._known_folders.add(folder)
+        self._known_folders[name] = folder
 
     @staticmethod
     def _sync_folder(folder: Path) -> None:

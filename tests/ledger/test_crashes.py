@@ -202,8 +202,8 @@ def test_a_full_or_failing_disk_stops_the_signer_and_nothing_half_done_is_promis
 
 def test_a_disk_that_writes_something_else_is_noticed_before_signing(fresh, tmp_path):
     class ForgetfulFolder(Folder):
-        def write(self, path, data):
-            super().write(path, data[:-3] if path == "tile/entries/000" else data)
+        def write_new(self, path, data):
+            return super().write_new(path, data[:-3] if path == "tile/entries/000" else data)
 
     shutil.copytree(fresh, tmp_path / "log")
     installed = Installation(tmp_path / "log")
