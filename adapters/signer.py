@@ -41,6 +41,8 @@ SIGN_EVERY_MS: Final = 200
 SIGN_EVERY_MAX_MS: Final = 700
 #: Signing waits for the disk and for key services: it gets a tenth of the time, the rest is for integrating.
 SIGN_TIMES: Final = 10
+#: So many events wait before they are integrated; fewer do only until the next checkpoint.
+ENTRIES_AT_ONCE: Final = 4_096
 
 
 def system_now_ms() -> int:
@@ -57,6 +59,7 @@ class Signer:
         self._settings = settings
         self._now_ms = now_ms
         self._writer: LogWriter | None = None
+        self._waiting: list[bytes] = []
         self._teller: WitnessTeller | None = None
         self._signed_at_ms = 0
         self._sign_every_ms = SIGN_EVERY_MS
@@ -95,15 +98,17 @@ class Signer:
             return RootsConfig()
 
     async def apply(self, records: Sequence[Recorded]) -> None:
-        """Integrate events that follow the last one; leaf index is stream sequence less one."""
+        """Take events that follow the last one; leaf index is stream sequence less one."""
         writer = self._require_open()
-        expected = writer.tree_size + 1
+        expected = writer.tree_size + len(self._waiting) + 1
         # Every one: what a store lost, repeated or reordered must not shift the leaf indexes of what follows.
         for stream_seq, record in enumerate(records, expected):
             if record.stream_seq != stream_seq:
                 got = f"the signer got event {record.stream_seq}, wanted {stream_seq}"
                 raise TallyError(f"{got}: it opens the log anew")
-        await asyncio.to_thread(writer.append, [record.body for record in records])
+        self._waiting += [record.body for record in records]
+        if len(self._waiting) >= ENTRIES_AT_ONCE:
+            await asyncio.to_thread(writer.append, self._taken())
 
     async def idle(self) -> None:
         """Sign what waits, one to five times a second; closes a month when its time has come.
@@ -113,11 +118,17 @@ class Signer:
         now_ms = self._now_ms()
         if abs(now_ms - self._signed_at_ms) >= self._sign_every_ms:
             self._signed_at_ms = now_ms
-            await asyncio.to_thread(self._sign, self._require_open(), now_ms)
+            await asyncio.to_thread(self._sign, self._require_open(), self._taken(), now_ms)
             took_ms = self._now_ms() - now_ms
             self._sign_every_ms = min(max(SIGN_EVERY_MS, SIGN_TIMES * took_ms), SIGN_EVERY_MAX_MS)
 
-    def _sign(self, writer: LogWriter, now_ms: int) -> None:
+    def _taken(self) -> list[bytes]:
+        taken, self._waiting = self._waiting, []
+        return taken
+
+    def _sign(self, writer: LogWriter, entries: list[bytes], now_ms: int) -> None:
+        if entries:
+            writer.append(entries)
         writer.sign(now_ms)
         if self._teller is not None:
             self._teller.tell(writer, now_ms)
@@ -127,7 +138,15 @@ class Signer:
         writer, self._writer = self._writer, None
         self._stop_keeping.set()
         if writer is not None:
-            await asyncio.to_thread(writer.close, self._now_ms())
+            await asyncio.to_thread(self._close, writer, self._taken(), self._now_ms())
+
+    @staticmethod
+    def _close(writer: LogWriter, entries: list[bytes], now_ms: int) -> None:
+        try:
+            if entries:
+                writer.append(entries)
+        finally:
+            writer.close(now_ms)
 
     def _require_open(self) -> LogWriter:
         if self._writer is None:
@@ -136,6 +155,7 @@ class Signer:
 
     def _let_go(self) -> None:
         self._stop_keeping.set()
+        self._waiting = []
         if self._writer is not None:
             self._writer.abandon()
             self._writer = None

@@ -9,7 +9,7 @@ Level -1 stands for the entry bundles and -2 for the chain, so that one type nam
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 from ledger.encoding import parse_decimal

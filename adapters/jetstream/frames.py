@@ -62,7 +62,7 @@ class FrameParser(Parser):
     """The protocol parser of one connection; `takers` says by subscription id who takes frames at once."""
 
     def __init__(self, client: Client) -> None:
-        self.takers: dict[int, Taker] = {}
+        self.takers: dict[bytes, Taker] = {}
         super().__init__(client)
 
     def reset(self) -> None:
@@ -97,22 +97,25 @@ class FrameParser(Parser):
                 at = end + 2
                 continue
             words = data[at:end].split()
-            has_header = len(words[0]) == 4
+            start = middle = end + 2
             try:
-                sid, size = int(words[2]), int(words[-1])
-                middle = end + 2 + (int(words[-2]) if has_header else 0)
-                reply = words[3] if len(words) == 5 + has_header else b""
+                stop = start + int(words[-1])
+                if len(words[0]) == 4:
+                    middle += int(words[-2])
+                    reply = words[3] if len(words) == 6 else b""
+                else:
+                    reply = words[3] if len(words) == 5 else b""
+                sid = words[2]
+                taker = self.takers.get(sid) or int(sid)
             except (IndexError, ValueError) as err:
                 raise ProtocolError from err
-            stop = end + 2 + size
             if len(data) < stop + 2:
                 return at, stop + 2 - at
-            taker = self.takers.get(sid)
-            if taker is not None:
-                taker(Frame(words[1], reply, data[end + 2 : middle], data[middle:stop]))
+            if isinstance(taker, int):
+                header: Any = data[start:middle] if middle > start else None
+                await self.nc._process_msg(taker, words[1], reply, data[middle:stop], header)  # noqa: SLF001
             else:
-                header: Any = data[end + 2 : middle] if has_header else None
-                await self.nc._process_msg(sid, words[1], reply, data[middle:stop], header)  # noqa: SLF001
+                taker(Frame(words[1], reply, data[start:middle], data[middle:stop]))
             at = stop + 2
 
 
@@ -128,7 +131,7 @@ async def subscribe_frames(client: Client, subject: str, taker: Taker) -> FrameS
         message = "this connection does not parse in bulk; make it with adapters.jetstream.connection.connect"
         raise TypeError(message)
     subscription = await client.subscribe(subject)
-    parser.takers[subscription._id] = taker  # noqa: SLF001
+    parser.takers[b"%d" % subscription._id] = taker  # noqa: SLF001
     return FrameSubscription(parser, subscription)
 
 
@@ -141,5 +144,5 @@ class FrameSubscription:
 
     async def unsubscribe(self) -> None:
         """Take no more frames."""
-        self._parser.takers.pop(self._subscription._id, None)  # noqa: SLF001
+        self._parser.takers.pop(b"%d" % self._subscription._id, None)  # noqa: SLF001
         await self._subscription.unsubscribe()

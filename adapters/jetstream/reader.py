@@ -164,7 +164,8 @@ class PullReader:
             return
         stream_seq, consumer_seq = self._last_seq + 1, self._consumer_seq + 1
         # Nearly every frame is the one that follows, which is told without taking its reply subject apart.
-        if not (self._reply_start and frame.reply.startswith(b"%b%d.%d." % (self._reply_start, stream_seq, consumer_seq))):
+        following = b"%b%d.%d." % (self._reply_start, stream_seq, consumer_seq)
+        if not (self._reply_start and frame.reply.startswith(following)):
             stream_seq, consumer_seq, consumer = delivered(frame.reply)
             if consumer != self._consumer:
                 return

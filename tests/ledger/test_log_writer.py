@@ -268,6 +268,19 @@ def test_a_whole_leftover_bundle_with_other_events_says_that_history_changed(ins
     writer.abandon()
 
 
+def test_partials_that_a_crash_left_further_right_are_gone_after_the_next_start(installed):
+    installed.publish(100)
+    left = ["tile/entries/000.p/130", "tile/entries/001.p/44", "tile/0/002.p/9", "tile/1/000.p/2", "chain/x001/000.p/3"]
+    for path in left:
+        installed.folder.replace(path, b"left")
+
+    installed.publish(101)
+
+    assert [path for path in left if installed.folder.read(path) is not None] == []
+    assert installed.folder.read("tile/entries/000.p/101") is not None
+    assert installed.audit().checkpoint.checkpoint.tree_size == 101
+
+
 def test_a_tree_that_does_not_extend_the_signed_one_is_not_signed(installed):
     writer = installed.open()
     writer.append(events(0, 300))

@@ -122,6 +122,54 @@ def test_checkpoints_come_at_most_five_times_a_second(installation, clock):
     assert asyncio.run(hurry()) == [1, 1, 1, 1, 5, 5, 5, 5, 9, 9]
 
 
+@pytest.mark.parametrize(("signing_ms", "steps_between"), [(0, 4), (30, 6), (60, 12), (5_000, 14)])
+def test_signing_that_takes_long_gets_a_tenth_of_the_time_and_comes_once_a_second_all_the_same(
+    installation, clock, signing_ms, steps_between
+):
+    class SlowClock:
+        """The time at which signing ends is asked for as well."""
+
+        def __init__(self):
+            self.is_signing = False
+
+        def __call__(self):
+            self.is_signing = not self.is_signing
+            return clock.now_ms + (0 if self.is_signing else signing_ms)
+
+    async def hurry():
+        slow = SlowClock()
+        signer = Signer(installation, now_ms=slow)
+        await signer.open("boston", STREAM)
+        sizes = []
+        for seq in range(1, 31):
+            slow.is_signing = False
+            await signer.apply(records(seq, seq))
+            await signer.idle()
+            sizes.append((await read_position(installation, "boston")).stream_seq)
+            clock.now_ms += 50
+        await signer.close()
+        return sizes
+
+    assert sorted(set(asyncio.run(hurry()))) == list(range(1, 31, steps_between))
+
+
+def test_events_gather_until_they_are_worth_writing_or_are_to_be_signed(installation, clock):
+    async def gather():
+        signer = Signer(installation, now_ms=clock)
+        await signer.open("boston", STREAM)
+        bundle = installation.log_dir / "boston" / "tile" / "entries" / "000"
+        found = []
+        for last in (1_000, 4_000, 4_200):
+            first = 1 + (0 if last == 1_000 else found[-1][0])
+            await signer.apply(records(first, last))
+            found.append((last, bundle.exists()))
+        await signer.close()
+        return found
+
+    assert asyncio.run(gather()) == [(1_000, False), (4_000, False), (4_200, True)]
+    assert asyncio.run(read_position(installation, "boston")).stream_seq == 4_200
+
+
 def test_a_log_of_another_stream_says_so_by_its_position(installation, clock):
     asyncio.run(follow(installation, clock, 5))
 

@@ -75,7 +75,7 @@ def taking(connection):
     def take(frame: Frame):
         connection.heard.append((TAKEN, frame.raw_subject, frame.reply, frame.header, frame.data))
 
-    parser.takers[TAKEN] = take
+    parser.takers[b"%d" % TAKEN] = take
     return parser
 
 
