@@ -17,7 +17,7 @@ from adapters.root_status import RootsStatus, roots_status
 from adapters.settings import Settings
 from adapters.witness_status import describe_witnesses, evidence_of_fork
 from bus import subjects
-from bus.errors import BusError
+from bus.errors import BusError, WrongStream
 from bus.follower import Position
 from ledger.checkpoint import parse_checkpoint
 from ledger.errors import LedgerError
@@ -58,6 +58,8 @@ class LogStatus:
 
 @dataclass(frozen=True, kw_only=True)
 class TenantStatus:
+    """`problem` says why nothing more can be told of the tenant."""
+
     tenant: str
     events: int
     commands_waiting: int
@@ -65,9 +67,12 @@ class TenantStatus:
     followers: tuple[FollowerStatus, ...]
     roots: RootsStatus = field(default_factory=RootsStatus)
     publication: PublicationStatus | None = None
+    problem: str | None = None
 
     @property
     def ok(self) -> bool:
+        if self.problem is not None:
+            return False
         is_alarmed = self.roots.alarms or (self.publication is not None and self.publication.alarm)
         return all(follower.problem is None for follower in self.followers) and not is_alarmed
 
@@ -76,16 +81,26 @@ async def look(settings: Settings) -> list[TenantStatus]:
     """Return the status of every tenant; raises TallyError or BusError when NATS does not answer."""
     client = await connect(settings.nats_url, "tally-status", patience_s=1.0)
     try:
-        return [await _tenant(client, settings, name) for name in await streams.tenants(client)]
+        return [await _told(client, settings, name) for name in await streams.tenants(client)]
     finally:
         await client.close()
 
 
+async def _told(client: Client, settings: Settings, tenant: str) -> TenantStatus:
+    """The status of a tenant; what is wrong with one does not hide the others."""
+    try:
+        return await _tenant(client, settings, tenant)
+    except WrongStream as err:
+        return TenantStatus(tenant=tenant, events=0, commands_waiting=0, log=None, followers=(), problem=str(err))
+
+
 async def _tenant(client: Client, settings: Settings, tenant: str) -> TenantStatus:
     events = await stream_info(client, subjects.events_stream(tenant))
-    commands = await stream_info(client, subjects.commands_stream(tenant))
     published = await asyncio.to_thread(_log, settings, tenant)
     log = published if isinstance(published, LogStatus) else None
+    if streams.is_being_restored(events):
+        return _restored_so_far(tenant, int(events["state"]["last_seq"]), log)
+    commands = await stream_info(client, subjects.commands_stream(tenant))
     problem = published if isinstance(published, str) else None
     signer = FollowerStatus(name="signer", stream_seq=log.tree_size if log else 0, problem=problem)
     projectors = await asyncio.gather(*(_projector(name, settings, tenant) for name in (*PROJECTIONS, TIMERS)))
@@ -99,6 +114,16 @@ async def _tenant(client: Client, settings: Settings, tenant: str) -> TenantStat
         roots=await asyncio.to_thread(roots_status, settings, tenant),
         publication=await asyncio.to_thread(publication_status, settings, tenant),
     )
+
+
+def _restored_so_far(tenant: str, events: int, log: LogStatus | None) -> TenantStatus:
+    """A tenant on which nothing may run yet."""
+    of = f" of {log.tree_size:,}" if log else ""
+    problem = (
+        f"is being restored, {events:,}{of} events so far: nothing runs until tally restore has ended; "
+        "if it was stopped, run it again"
+    )
+    return TenantStatus(tenant=tenant, events=events, commands_waiting=0, log=log, followers=(), problem=problem)
 
 
 async def _projector(name: str, settings: Settings, tenant: str) -> FollowerStatus:

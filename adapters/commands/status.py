@@ -9,6 +9,7 @@ from typing import Any
 
 from adapters.bucket_state import PublicationStatus
 from adapters.errors import CheckFailed
+from adapters.masking import masked_endpoints
 from adapters.settings import Settings, read_endpoints
 from adapters.status import FollowerStatus, TenantStatus, look
 from adapters.supervisor_lock import living_supervisor
@@ -24,7 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     settings = Settings.load(args.data)
-    endpoints = read_endpoints(args.data) or {}
+    endpoints = masked_endpoints(read_endpoints(args.data) or {})
     if endpoints and living_supervisor(args.data) is None:
         raise CheckFailed(f"the supervisor of {args.data} is dead, its endpoints.json is left: start it (tally up)")
     tenants = [status for status in asyncio.run(look(settings)) if args.tenant in {None, status.tenant}]
@@ -48,6 +49,9 @@ def _endpoint_lines(endpoints: dict[str, Any]) -> Iterator[str]:
 
 def _lines(status: TenantStatus) -> Iterator[str]:
     yield ""
+    if status.problem is not None:
+        yield f"tenant {status.tenant}: {status.problem}"
+        return
     yield f"tenant {status.tenant}: {status.events:,} events, {status.commands_waiting:,} commands in the queue"
     for follower in status.followers:
         yield f"  {follower.name:<14} {_lag(follower)}"

@@ -15,6 +15,7 @@ from adapters.embedded import Ports, check_data_dir
 from adapters.embedded_process import python_path
 from adapters.errors import TallyError
 from adapters.files import make_directory
+from adapters.masking import masked_endpoints
 from adapters.settings import read_endpoints
 from adapters.supervisor import DEFAULT_PROCESSES, Supervisor
 from adapters.supervisor_lock import AlreadyRunning, is_locked, living_supervisor
@@ -39,7 +40,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help=f"spaces separate processes, commas group within one (TALLY_PROCESSES; default: {DEFAULT_PROCESSES!r}, "
         "and a publisher where roots.toml names a bucket)",
     )
-    parser.add_argument("--json", action="store_true", help="print the endpoints as one JSON object when ready")
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print the endpoints as one JSON object when ready; passwords are masked (endpoints.json has them)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -124,6 +129,7 @@ def _port(text: str) -> int:
 
 
 def _show(endpoints: dict[str, Any], *, as_json: bool) -> None:
+    endpoints = masked_endpoints(endpoints)
     if as_json:
         print(json.dumps(endpoints), flush=True)
         return

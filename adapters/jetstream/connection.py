@@ -13,6 +13,7 @@ from nats.aio.client import Client
 
 from adapters.errors import NotConfigured
 from adapters.jetstream.frames import install
+from adapters.masking import masked
 from bus.errors import StoreUnavailable
 
 log = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ async def connect(url: str, name: str, *, patience_s: float = 5.0) -> Client:
     except (nats.errors.Error, OSError, TimeoutError) as err:
         await client.close()
         words = met[0] if met else "no answer"
-        line = f"no NATS server answers at {url} ({words}): start one (tally up), or set TALLY_NATS_URL"
+        line = f"no NATS server answers at {masked(url)} ({words}): start one (tally up), or set TALLY_NATS_URL"
         raise NotConfigured(line) from err
     return client
 

@@ -199,10 +199,15 @@ async def tenants(client: Client) -> list[str]:
     return sorted(name for name in found if name)
 
 
+def is_being_restored(events: dict[str, Any]) -> bool:
+    """Whether an event stream, as the server describes it, holds a part of its history only."""
+    return bool((events["config"].get("metadata") or {}).get(RESTORING_KEY))
+
+
 async def describe(client: Client, tenant: str) -> Tenant:
     """What a tenant's streams say; raises `WrongStream` when they are not configured as this version needs them."""
     events = await stream_info(client, subjects.events_stream(tenant))
-    if (events["config"].get("metadata") or {}).get(RESTORING_KEY):
+    if is_being_restored(events):
         message = f"stream {events['config']['name']} holds a part of its history: finish tally restore first"
         raise WrongStream(message)
     commands = await stream_info(client, subjects.commands_stream(tenant))

@@ -1,10 +1,14 @@
 """`tally status` on a whole installation with its real processes."""
 
+import asyncio
 import json
+from urllib.parse import urlsplit
 
 import pytest
 
 from adapters import cli
+from adapters.jetstream import streams
+from adapters.jetstream.connection import api, connect
 from adapters.supervisor import Supervisor
 from tests.platform.processes import wait_for
 
@@ -53,6 +57,41 @@ def test_a_person_gets_a_line_for_each_part(installation, capsys):
     assert code == 0
     for part in (installation.endpoints["nats"], "tenant boston: 2 events", "leaderboards", "chain head"):
         assert part in said
+
+
+def test_no_password_is_printed(installation, capsys):
+    password = urlsplit(installation.endpoints["postgres"]).password
+    for option in ([], ["--json"]):
+        assert cli.main(["status", *option, "--data", str(installation.data_dir)]) == 0
+        said = capsys.readouterr().out
+        assert "postgresql://postgres:***@127.0.0.1:" in said
+        assert password
+        assert password not in said
+
+
+def test_a_tenant_that_is_being_restored_is_said_to_be_and_hides_no_other(installation, capsys):
+    async def ask(*requests):
+        client = await connect(installation.endpoints["nats"], "test")
+        for subject, body in requests:
+            await api(client, subject, body)
+        await client.close()
+
+    restoring = {"metadata": {streams.RESTORING_KEY: "true"}}
+    begun = [
+        ("STREAM.CREATE.EVENTS_athens", streams.events_config("athens", 1) | restoring),
+        ("STREAM.CREATE.EVENTS_sparta", streams.events_config("sparta", 1)),
+    ]
+    asyncio.run(ask(*begun))
+    try:
+        code = cli.main(["status", "--data", str(installation.data_dir)])
+        said = capsys.readouterr().out
+    finally:
+        asyncio.run(ask(("STREAM.DELETE.EVENTS_athens", {}), ("STREAM.DELETE.EVENTS_sparta", {})))
+
+    assert code == 1
+    assert "tenant athens: is being restored, 0 events so far: nothing runs until tally restore has ended" in said
+    assert "tenant sparta: stream COMMANDS_sparta: stream not found: create the tenant" in said
+    assert "tenant boston: 2 events" in said
 
 
 def test_a_projection_that_cannot_be_asked_is_named_and_the_check_fails(installation, capsys, monkeypatch):
