@@ -39,6 +39,8 @@ RESTART_WAIT_MAX_S: Final = 2.0
 RAN_WELL_S: Final = 10.0
 #: What a partition meets when the server is away; anything else is logged with its traceback.
 EXPECTED: Final = (BusError, nats.errors.Error, TimeoutError, OSError)
+#: So often a worker looks who is there and what falls to it: of a killed peer it knows by then.
+LOOK_S: Final = 0.5
 STOP_PATIENCE_S: Final = 10.0
 #: Whoever comes waits so long for a partition that was just taken over: it is decided again before it moves on.
 RUNS_AT_LEAST_S: Final = 3.0
@@ -129,14 +131,14 @@ class Worker:
     async def _tend_until(
         self, stop: asyncio.Event, ready: asyncio.Event, client: Client, membership: Membership
     ) -> None:
-        """Look after everything every second, and at once when another worker has something to say."""
+        """Look after everything every half second, and at once when another worker has something to say."""
         while not stop.is_set():
             try:
                 await self._tend(client, membership)
                 ready.set()
             except EXPECTED as err:
                 log.warning("worker %s: %s", self.worker_id, err)
-            await _first_of(stop, membership.news)
+            await _first_of(stop, membership.news, within_s=LOOK_S)
 
     async def _tend(self, client: Client, membership: Membership) -> None:
         """Start and stop partitions as they fall to us; one that another has in hand still is waited for."""
@@ -273,11 +275,11 @@ async def _keep_running(partition: Partition) -> None:
             return
 
 
-async def _first_of(*events: asyncio.Event) -> None:
-    """Wait until one of the events is set, a beat at most; the last one is cleared."""
+async def _first_of(*events: asyncio.Event, within_s: float = BEAT_S) -> None:
+    """Wait until one of the events is set, a beat at most if nothing else is said; the last one is cleared."""
     waiting = [asyncio.ensure_future(event.wait()) for event in events]
     try:
-        await asyncio.wait(waiting, timeout=BEAT_S, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(waiting, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
     finally:
         for each in waiting:
             each.cancel()

@@ -30,6 +30,7 @@ MEASUREMENTS: Final = {
     "segment_p99_ms": "benchmarks.segments:segment_p99_ms",
     "rank_us": "benchmarks.ranks:rank_us",
     "worker_bytes_per_actor": "benchmarks.memory:worker_bytes_per_actor",
+    "passivation": "benchmarks.passivation:passivation",
     "signer_vs_hashlib": "benchmarks.hashing:signer_vs_hashlib",
     "signer_vs_bare": "benchmarks.signing:signer_vs_bare",
     "proof_p99_ms": "benchmarks.proving:proof_p99_ms",

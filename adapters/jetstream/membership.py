@@ -29,8 +29,8 @@ _TOLD: Final = "tally.beats."
 _ALIVE: Final = "tally.alive."
 BEAT_S: Final = 1.0
 FORGOTTEN_AFTER_S: Final = 4.0
-#: Whoever was not heard for so long is asked whether he is there.
-SILENT_S: Final = 1.5
+#: Whoever was not heard for so long is asked whether he is there; it costs a request, and who is there answers.
+SILENT_S: Final = 0.7
 ANSWER_WITHIN_S: Final = 0.5
 #: After a reconnect or a new stream, everybody gets so long to be heard before somebody takes himself for the only one.
 SETTLED_AFTER_S: Final = 1.5

@@ -106,7 +106,9 @@ class SharedTail:
             if self._forgetting is not None:
                 self._forgetting.cancel()
             last_seq = await self.last_seq()
-            if not self._after_seq <= after_seq < self._end_seq:
+            if after_seq < self._after_seq < self._end_seq <= after_seq + STRETCH_EVENTS:
+                await self._begin_earlier(after_seq)
+            elif not self._after_seq <= after_seq < self._end_seq:
                 self._forget()
                 self._after_seq = self._end_seq = after_seq
             await self._read_to(min(last_seq, self._after_seq + STRETCH_EVENTS))
@@ -118,6 +120,18 @@ class SharedTail:
             }
             decided = [record for record in self._inboxes.get(str(partition), ()) if record.stream_seq > after_seq]
             return Stretch(found, decided, self._end_seq, is_last=self._end_seq >= last_seq)
+
+    async def _begin_earlier(self, after_seq: int) -> None:
+        """Read what lies before the stretch too: each partition's watermark is another, and all ask at one time."""
+        stretch_seq, end_seq = self._after_seq, self._end_seq
+        later = self._by_owner, self._inboxes
+        self._forget()
+        self._after_seq = self._end_seq = after_seq
+        await self._read_to(stretch_seq)
+        for earlier, more in zip((self._by_owner, self._inboxes), later, strict=True):
+            for owner, records in more.items():
+                earlier.setdefault(owner, []).extend(records)
+        self._end_seq = end_seq
 
     async def _read_to(self, end_seq: int) -> None:
         if self._end_seq >= end_seq:

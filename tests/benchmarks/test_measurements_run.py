@@ -16,6 +16,7 @@ from benchmarks.hot import hot_quest_vs_ordinary_on
 from benchmarks.intake_modes import intake_durable_vs_fast_on
 from benchmarks.lab import lab
 from benchmarks.latency import command_p99_ms_at_2000_on
+from benchmarks.passivation import passivation_of
 from benchmarks.ranks import rank_us_on
 from benchmarks.rebuilds import fill, rebuild_vs_reader_on
 from benchmarks.scaling import workers_1_2_4_on
@@ -123,6 +124,14 @@ def test_every_event_of_the_load_is_seen_in_every_projection(found, monkeypatch)
 
     assert measured.value > 0
     assert set(measured.details["freshness_ms"][STEADY]) == {"leaderboards", "readmodels", "analytics"}
+
+
+def test_more_players_than_a_worker_may_keep_pass_through_it():
+    measured = passivation_of(players=150, owners_max=30)
+
+    assert measured.value >= 1
+    assert [wave["players"] for wave in measured.details["waves"]] == [60, 150]
+    assert measured.details["peak_mb"] >= measured.baseline > 0
 
 
 def test_every_event_that_was_appended_is_signed(found):

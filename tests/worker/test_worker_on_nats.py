@@ -77,13 +77,13 @@ class Service:
 
 
 @contextlib.asynccontextmanager
-async def running(settings, tenant, *, workers=1):
+async def running(settings, tenant, *, workers=1, **options):
     client = await connect(settings.nats_url, "test-service")
     await streams.create_tenant(client, tenant)
     service = Service(client, tenant)
     await service.listen()
     stop = asyncio.Event()
-    fleet = [Worker(settings.nats_url, only_tenants=frozenset({tenant})) for _ in range(workers)]
+    fleet = [Worker(settings.nats_url, only_tenants=frozenset({tenant}), **options) for _ in range(workers)]
     tasks = []
     for worker in fleet:
         ready = asyncio.Event()
@@ -338,3 +338,20 @@ async def events_of(service) -> list[dict]:
 
     found = await history(service.client, subjects.events_stream(service.tenant), subjects.all_events(service.tenant))
     return [json.loads(body) for _, _, body in found]
+
+
+def test_of_many_players_no_more_are_live_than_a_worker_may_keep(settings, tenant):
+    players = [f"p{number}" for number in range(100)]
+
+    async def story():
+        async with running(settings, tenant, owners_max=16) as (service, (worker,)):
+            await asyncio.gather(*(service.ask("RegisterPlayer", player, {}) for player in players))
+            async with asyncio.timeout(20):
+                while True:
+                    if worker.room.live_owners <= 16:  # the last of each partition go when no more commands come
+                        break
+                    await asyncio.sleep(0.05)
+            again = await asyncio.gather(*(service.ask("RegisterPlayer", player, {}) for player in players))
+            return {code_of(outcome) for outcome in again}
+
+    assert asyncio.run(story()) == {"already-registered"}
