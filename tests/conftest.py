@@ -13,6 +13,7 @@ from adapters.settings import SOURCES, Settings
 _MUST_RUN_ALL = os.environ.get("TALLY_SKIP_NOTHING", "") == "1"
 for _name in [name for name in os.environ if name.startswith("TALLY_")]:
     del os.environ[_name]
+_SKIPPED_FILES: set[str] = set()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -21,10 +22,25 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--projector-seed", type=int, default=None, metavar="SEED", help="repeat what a run printed")
 
 
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    """A file that skips itself while it is collected; with pytest-xdist nobody but its process hears of it."""
+    if report.skipped:
+        _SKIPPED_FILES.add(report.nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node) -> None:
+    """A process of pytest-xdist has ended and says what it skipped."""
+    _SKIPPED_FILES.update(getattr(node, "workeroutput", {}).get("skipped_files", ()))
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """With TALLY_SKIP_NOTHING=1, as `.ci/run` sets it, a test that is skipped is a failure of the run."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["skipped_files"] = sorted(_SKIPPED_FILES)
+        return
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    skipped = reporter.stats.get("skipped", []) if reporter else []
+    skipped = {report.nodeid for report in reporter.stats.get("skipped", [])} | _SKIPPED_FILES if reporter else ()
     if _MUST_RUN_ALL and skipped:
         reporter.write_line(f"{len(skipped)} tests were skipped, none may be here (TALLY_SKIP_NOTHING=1)", red=True)
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
