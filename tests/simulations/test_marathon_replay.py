@@ -34,6 +34,14 @@ PLAYERS = 200
 QUIET = Progress(is_quiet=True)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def early_commits() -> Iterator[None]:
+    """The lake commits each second, not every ten: nothing here waits for what it is not about."""
+    with pytest.MonkeyPatch.context() as environ:
+        environ.setenv("TALLY_ANALYTICS_COMMIT_AGE_S", "1")
+        yield
+
+
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     with Supervisor(tmp_path_factory.mktemp("marathon")) as supervisor:
