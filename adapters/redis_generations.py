@@ -12,6 +12,7 @@ import redis.asyncio as redis
 from redis.exceptions import RedisError
 
 from adapters import redis_parking
+from adapters.ending import ended
 from adapters.jetstream import connection as jetstream
 from adapters.jetstream.settings import BOARDS, read_setting
 from adapters.redis_boards import LeaderboardFollower
@@ -132,9 +133,7 @@ class BoardGenerations:
         try:
             yield token
         finally:
-            renewing.cancel()
-            with suppress(asyncio.CancelledError, RedisError):
-                await renewing
+            await ended(renewing)
             with suppress(RedisError):
                 await Script(client, _LET_GO)((hold,), (token,))
 

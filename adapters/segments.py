@@ -17,6 +17,7 @@ from typing import Final
 import msgspec
 from nats.aio.client import Client
 
+from adapters.ending import ended
 from adapters.feed import SharedRead, keep_following, keep_pumping, require_on_stream
 from adapters.files import make_directory, write_atomically
 from adapters.jetstream import streams
@@ -165,8 +166,7 @@ class Segments:
         for _, stop, (pumping, following) in self._followed.values():
             stop.set()
             await asyncio.gather(following, return_exceptions=True)
-            pumping.cancel()
-            await asyncio.gather(pumping, return_exceptions=True)
+            await ended(pumping)
 
 
 @asynccontextmanager

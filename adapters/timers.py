@@ -17,6 +17,7 @@ import msgspec
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from adapters.ending import ended
 from adapters.jetstream.connection import connect
 from adapters.jetstream.dead_letters import REPLY_TO_HEADER
 from adapters.jetstream.frames import Frame
@@ -137,9 +138,7 @@ class TimersFollower:
     async def _let_go(self) -> None:
         forwarding, self._forwarding = self._forwarding, None
         if forwarding is not None:
-            forwarding.cancel()
-            with contextlib.suppress(asyncio.CancelledError, Exception):
-                await forwarding
+            await ended(forwarding)
         client, self._client = self._client, None
         if client is not None:
             await client.close()

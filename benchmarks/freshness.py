@@ -13,6 +13,7 @@ from typing import Any, Final
 from nats.aio.client import Client
 
 from adapters import iceberg, postgres
+from adapters.ending import ended
 from adapters.errors import TallyError
 from adapters.jetstream.connection import connect
 from adapters.jetstream.reader import PullReader, stream_info
@@ -162,9 +163,7 @@ async def _looking(settings: Settings) -> AsyncIterator[dict[str, Seen]]:
         try:
             yield seen
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*map(ended, tasks))
 
 
 async def _look(look: Look, seen: Seen, every_s: float) -> None:

@@ -10,10 +10,10 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from adapters.ending import ended
 from adapters.errors import TallyError
 from adapters.settings import Settings
 from projections.boards import quest_board, xp_board
-from projections.errors import ProjectionError
 from simulations.checks import (
     Board,
     Finding,
@@ -122,9 +122,7 @@ async def _watching(stores: Stores) -> AsyncIterator[list[Moment]]:
     try:
         yield moments
     finally:
-        watching.cancel()
-        with suppress(asyncio.CancelledError, ProjectionError):
-            await watching
+        await ended(watching)
     moments.append(await look())
 
 

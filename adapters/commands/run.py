@@ -16,6 +16,7 @@ from typing import Final, Protocol
 import nats.errors
 from nats.aio.client import Client
 
+from adapters.ending import ended
 from adapters.errors import TallyError
 from adapters.feed import SharedRead, keep_following, keep_pumping
 from adapters.generations import PROJECTIONS, follower_maker
@@ -182,8 +183,7 @@ async def _end(followed: dict[str, list[asyncio.Task[None]]]) -> None:
     """Let followers commit what waits, then end the reads that fed them."""
     for pump, *followers in filter(None, followed.values()):
         await asyncio.gather(*followers, return_exceptions=True)
-        pump.cancel()
-        await asyncio.gather(pump, return_exceptions=True)
+        await ended(pump)
 
 
 def _query_services(settings: Settings, only: frozenset[str] | None) -> Served:
