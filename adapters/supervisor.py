@@ -20,7 +20,9 @@ from adapters.settings import ENDPOINTS_FILE, SOURCES, Settings
 from adapters.supervisor_kept import Kept
 from adapters.supervisor_lock import DataDirLock
 
-DEFAULT_PROCESSES = f"worker signer,{','.join(PROJECTIONS)},timers queries"
+#: What people wait for waits neither for hashing nor for columns (docs/adr/0002-one-shared-read.md).
+FOLLOWER_GROUPS = (",".join([*(name for name in PROJECTIONS if name != "analytics"), "timers"]), "signer,analytics")
+DEFAULT_PROCESSES = " ".join(("worker", *FOLLOWER_GROUPS, "queries"))
 POLL_S = 0.05
 TENANTS_EVERY_S = 2.0
 START_WITHIN_S = 120.0

@@ -25,7 +25,6 @@ from simulations.machine import cpu_seconds
 
 #: For `lab`: the servers alone, the processes are a crew's.
 SERVERS_ONLY: Final = " "
-FOLLOWERS: Final = "signer,leaderboards,readmodels,analytics"
 START_WITHIN_S: Final = 60.0
 #: By then every worker knows of every other, and what the first one took has moved on.
 SHARED_OUT_S: Final = RUNS_AT_LEAST_S + 2 * BEAT_S + 0.5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import ExitStack
 from statistics import median
 from typing import Any, Final
 
@@ -11,8 +12,9 @@ from nats.aio.client import Client
 
 from adapters.errors import TallyError
 from adapters.jetstream.connection import api, connect
+from adapters.supervisor import FOLLOWER_GROUPS
 from benchmarks.backlog import set_up
-from benchmarks.crew import FOLLOWERS, SERVERS_ONLY, Crew
+from benchmarks.crew import SERVERS_ONLY, Crew
 from benchmarks.disk import fsync_ms
 from benchmarks.lab import TENANT, Lab, clients_of, lab
 from benchmarks.measurement import Measurement
@@ -45,7 +47,9 @@ def command_p99_ms_at_2000_on(found: Lab, *, rounds: int, size: int) -> Measurem
     fsyncs = [fsync_ms(found.settings.data_dir)]
     with Crew(found):
         alone = [run_async(_round(found, f"p99-alone-{number}", size, number)) for number in range(rounds)]
-        with Crew(found, group=FOLLOWERS):
+        with ExitStack() as followers:
+            for group in FOLLOWER_GROUPS:
+                followers.enter_context(Crew(found, group=group))
             everything = [run_async(_with_all(found, f"p99-all-{number}", size, number)) for number in range(rounds)]
     fsyncs.append(fsync_ms(found.settings.data_dir))
     details = {

@@ -49,7 +49,8 @@ TENANTS_EVERY_S: Final = 1.0
 def configure(parser: argparse.ArgumentParser) -> None:
     """`GROUP` is what the process hosts, separated by commas."""
     parser.epilog = (
-        "example:\n  tally run worker\n  tally run signer,leaderboards,readmodels,analytics,timers\n  tally run queries"
+        "example:\n  tally run worker\n  tally run leaderboards,readmodels,timers\n  tally run signer,analytics\n"
+        "  tally run queries"
     )
     parser.add_argument("group", metavar="GROUP", help=f"of: {', '.join(GROUPS)}; commas between")
     parser.add_argument(
