@@ -21,6 +21,7 @@ from ledger.beside import (
     require_no_strangers,
     verify_stamps,
 )
+from ledger.checkpoint import Checkpoint
 from ledger.errors import LogDamaged, Malformed, MonthFailed, ObjectMissing, excerpt
 from ledger.files import Folder, Source, require
 from ledger.hashing import HASH_BYTES
@@ -37,7 +38,7 @@ from ledger.months import (
     split_root_name,
 )
 from ledger.policy import OpenedCheckpoint, Policy
-from ledger.progress import Kind, ProgressFile, Replayed, State
+from ledger.progress import AuditProgress, Kind, ProgressFile, State
 from ledger.reader import LogReader
 from ledger.receipt import Claim, checkpoint_claim, stamp_claim
 from ledger.replay import BLOCK_ENTRIES, Progress, Replay
@@ -101,25 +102,22 @@ def audit_log(
     remembered = [checkpoint for checkpoint in (known, seen) if checkpoint is not None]
     if seen is not None:
         require_later(seen, opened)
-    replay = _prepare(source, opened, earlier.replayed if earlier else None, is_plain=is_plain)
     cuts = [month.closing.tree_size for month in months] + [each.checkpoint.tree_size for each in remembered]
-    replay.keep(cuts)
-    if replay.misses_a_state:  # a month or a checkpoint that the interrupted audit did not know of: begin again
-        replay = _prepare(source, opened, None, is_plain=is_plain)
-        replay.keep(cuts)
+    replay = _prepare(source, opened, cuts, earlier, progress_file, is_plain=is_plain)
     resumed_at = replay.known.entries
     replay.require_times(time_windows(_moments(months, [opened, *remembered], policy), size, clock_skew_s))
     limit = size if is_plain else max(month.closing.tree_size for month in months)
-    _run(replay, progress or (lambda _done, _total: None), jobs, progress_file, opened.note, limit)
-    if progress_file is not None:
-        progress_file.remove()  # what does not hold from here on holds for nothing that was read before
+    try:
+        _run(replay, progress or (lambda _done, _total: None), jobs, progress_file, opened.note, limit)
+        try:
+            _require_root(opened.checkpoint, replay.states[size].root)
+            replay.require_once()
+        finally:
+            if progress_file is not None:
+                progress_file.remove()  # what does not hold from here on holds for nothing that was read before
+    finally:
+        replay.close()
     final = replay.states[size]
-    if final.root != opened.checkpoint.root:
-        raise LogDamaged(
-            f"{CHECKPOINT}, root of size {size}",
-            expected=f"{opened.checkpoint.root.hex()} as signed",
-            found=f"{final.root.hex()} from the entries",
-        )
     claims = [checkpoint_claim(opened), *_replay_claims(replay, size, resumed_at, is_plain=is_plain)]
     for each in remembered:
         require_same_beginning(each.checkpoint, replay.states[each.checkpoint.tree_size].root)
@@ -133,8 +131,34 @@ def audit_log(
     return AuditReport(opened, final.link, tuple(months), _per_type(final.kinds), tuple(claims))
 
 
-def _prepare(source: Source, opened: OpenedCheckpoint, resumed: Replayed | None, *, is_plain: bool) -> Replay:
-    return Replay(source, opened.checkpoint, is_plain=is_plain, resumed=resumed)
+def _prepare(
+    source: Source,
+    opened: OpenedCheckpoint,
+    cuts: list[int],
+    earlier: AuditProgress | None,
+    file: ProgressFile | None,
+    *,
+    is_plain: bool,
+) -> Replay:
+    """A replay that keeps the states at `cuts`, from where an earlier audit stopped if it can go on there."""
+    scratch = file.scratch if file else None
+    replay = Replay(
+        source, opened.checkpoint, is_plain=is_plain, resumed=earlier.replayed if earlier else None, scratch=scratch
+    )
+    replay.keep(cuts)
+    if replay.misses_a_state:  # a month or a checkpoint that the interrupted audit did not know of: begin again
+        replay = Replay(source, opened.checkpoint, is_plain=is_plain, scratch=scratch)
+        replay.keep(cuts)
+    return replay
+
+
+def _require_root(checkpoint: Checkpoint, found: bytes) -> None:
+    if found != checkpoint.root:
+        raise LogDamaged(
+            f"{CHECKPOINT}, root of size {checkpoint.tree_size}",
+            expected=f"{checkpoint.root.hex()} as signed",
+            found=f"{found.hex()} from the entries",
+        )
 
 
 def _moments(months: list[MonthStatement], checkpoints: list[OpenedCheckpoint], policy: Policy) -> Iterator[Moment]:
@@ -154,13 +178,13 @@ def _run(replay: Replay, progress: Progress, jobs: int, file: ProgressFile | Non
         progress(done, total)
         is_last = done + BLOCK_ENTRIES > limit
         if replay.known.entries == done <= limit and (is_last or file.is_due()):
-            file.save(note, replay.known)
+            file.save(note, replay.settled())
 
     try:
         replay.run(remember, jobs)
     except BaseException:
         if replay.is_settled and replay.known.entries <= limit:
-            file.save(note, replay.known)
+            file.save(note, replay.settled())
         raise
 
 
@@ -174,6 +198,7 @@ def _replay_claims(replay: Replay, tree_size: int, resumed_at: int, *, is_plain:
         Claim("entries", f"{entries}, canonical, versions of {replay.subjects} subjects without a gap"),
         tiles,
         Claim("chain", f"every link as computed, head {replay.link.hex()}"),
+        Claim("commands", f"{replay.commands} commands and batches, each at one place of the log"),
     ]
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from ledger.commands import run_record
 from ledger.encoding import decode_json
 from ledger.errors import EventRefused, Malformed, excerpt
 
@@ -78,6 +79,12 @@ def tenant_of(entry: bytes) -> str:
     return found if isinstance(found, str) else ""
 
 
+def command_of(entry: bytes) -> str:
+    """The `causationid` of an event, empty when it has none."""
+    found = _attributes(entry).get("causationid")
+    return found if isinstance(found, str) else ""
+
+
 def event_id(entry: bytes) -> str | None:
     """The `id` of an event, None when the entry is no event."""
     found = _attributes(entry).get("id")
@@ -118,13 +125,17 @@ class EventRules:
     """Checks events that follow each other: canonical form, id, one tenant, versions without a gap, time of recording.
 
     What comes before the first of them is not known here: `first_versions` (leaf index and version of each subject's
-    first event) and `tenant` are for the caller to compare.
+    first event), `tenant`, and the runs of events of one command (`runs`, with the first and the last command) are for
+    the caller to compare.
     """
 
     def __init__(self) -> None:
         self.first_versions: dict[str, tuple[int, int]] = {}
         self.last_versions: dict[str, int] = {}
         self.tenant: str | None = None
+        self.runs = bytearray()
+        self.first_command: str | None = None
+        self.last_command: str | None = None
 
     def check(self, leaf_index: int, entry: bytes, window: Window) -> tuple[str, str]:
         """The event's type and the month in which it says it was recorded; raises `EventRefused` or `Malformed`."""
@@ -134,8 +145,9 @@ class EventRules:
             raise EventRefused(what, expected="a JSON object", found=type(event).__name__)
         self._check_keys(what, event)
         subject, version, kind, tenant = event["subject"], event["aggregateversion"], event["type"], event["tenantid"]
-        if not (isinstance(subject, str) and isinstance(kind, str) and isinstance(tenant, str)):
-            raise EventRefused(what, expected="subject, type and tenantid as text")
+        command = event["causationid"]
+        if not all(isinstance(value, str) for value in (subject, kind, tenant, command)):
+            raise EventRefused(what, expected="subject, type, tenantid and causationid as text")
         last = self.last_versions.get(subject)
         if last is not None or type(version) is not int:
             require_next_version(what, subject, version, last)
@@ -146,6 +158,10 @@ class EventRules:
             self.tenant = tenant
         if tenant != self.tenant:
             raise EventRefused(f"{what}, tenantid", expected=self.tenant, found=excerpt(tenant))
+        if command != self.last_command:
+            self.runs += run_record(command, subject, leaf_index)
+            self.first_command = self.first_command or command
+            self.last_command = command
         aggregate, _, owner = subject.partition("/")
         if event["id"] != f"{aggregate}.{owner}.{version}":
             raise EventRefused(f"{what}, id", expected=f"{subject} {version} with dots", found=excerpt(event["id"]))

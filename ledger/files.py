@@ -1,4 +1,4 @@
-"""The only part of the ledger that touches the disk: read, write, sync, replace.
+"""The only part of the ledger that touches a log on disk: read, write, sync, replace.
 
 Nothing here retries. After a failed write or sync the caller opens the log anew, from what the last checkpoint covers.
 """

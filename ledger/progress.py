@@ -11,6 +11,7 @@ an earlier run has read is not read again; the report says how much that was.
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -18,13 +19,14 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
+from ledger.commands import Mark
 from ledger.encoding import encode_json
 from ledger.errors import WrongUse
 from ledger.files import Folder
 from ledger.hashing import EMPTY_ROOT, FIRST_LINK
 from ledger.tiles import LEVEL_MAX, TILE_WIDTH
 
-FORMAT: Final = "https://tallyroot.example/audit-progress/v1"
+FORMAT: Final = "https://tallyroot.example/audit-progress/v2"
 SAVE_EVERY_S: Final = 30.0
 Kind = tuple[str, str]  # type of an event, month in which it says it was recorded
 
@@ -44,7 +46,10 @@ def no_levels() -> list[list[bytes]]:
 
 @dataclass(slots=True)
 class Replayed:
-    """What is known after whole bundles: hashes of unfinished levels from 1 up, and the states asked for so far."""
+    """What is known after whole bundles: hashes of unfinished levels from 1 up, and the states asked for so far.
+
+    `command` is that of the last event; `runs` marks the scratch files of `CommandRuns`.
+    """
 
     bundles: int = 0
     levels: list[list[bytes]] = field(default_factory=no_levels)
@@ -52,6 +57,8 @@ class Replayed:
     kinds: Counter[Kind] = field(default_factory=Counter)
     versions: dict[str, int] = field(default_factory=dict)
     tenant: str | None = None
+    command: str | None = None
+    runs: list[Mark] = field(default_factory=list)
     key_entries: list[tuple[int, bytes]] = field(default_factory=list)
     states: dict[int, State] = field(default_factory=lambda: {0: State()})
 
@@ -81,6 +88,8 @@ def encode_progress(progress: AuditProgress) -> bytes:
         "kinds": _kinds(replayed.kinds),
         "versions": replayed.versions,
         "tenant": replayed.tenant,
+        "command": replayed.command,
+        "runs": replayed.runs,
         "keys": [[leaf_index, entry.decode()] for leaf_index, entry in replayed.key_entries],
         "states": [
             [size, state.root.hex(), state.link.hex(), _kinds(state.kinds)] for size, state in replayed.states.items()
@@ -107,6 +116,8 @@ def decode_progress(what: str, data: bytes) -> AuditProgress:
         kinds=_counter(value["kinds"]),
         versions=value["versions"],
         tenant=value["tenant"],
+        command=value["command"],
+        runs=[(size, digest) for size, digest in value["runs"]],
         key_entries=[(leaf_index, entry.encode()) for leaf_index, entry in value["keys"]],
         states={
             size: State(bytes.fromhex(root), bytes.fromhex(link), _counter(kinds))
@@ -125,12 +136,16 @@ def _counter(kinds: list[tuple[str, str, int]]) -> Counter[Kind]:
 
 
 class ProgressFile:
-    """Where an audit remembers how far it came; `options` are what must be the same for it to go on."""
+    """Where an audit remembers how far it came; `options` are what must be the same for it to go on.
+
+    `scratch` is a folder beside it, for what is too large to be written again and again.
+    """
 
     def __init__(self, path: Path, options: dict[str, Any]) -> None:
         self._path = path
         self._options = options
         self._saved_at_s = time.monotonic()
+        self.scratch = path.with_name(f"{path.name}.commands")
 
     def load(self) -> AuditProgress | None:
         """What an interrupted audit left, None when there is nothing; raises `WrongUse` for that of another audit."""
@@ -156,3 +171,4 @@ class ProgressFile:
     def remove(self) -> None:
         """What holds no longer, or is needed no longer."""
         Folder(self._path.parent).remove(self._path.name)
+        shutil.rmtree(self.scratch, ignore_errors=True)

@@ -11,11 +11,13 @@ import signal
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 from ledger.checkpoint import Checkpoint
+from ledger.commands import RECORD_BYTES, CommandRuns
 from ledger.errors import EventRefused, LedgerError, LogDamaged, excerpt
-from ledger.events import EventRules, Window, require_next_version
+from ledger.events import EventRules, Window, command_of, describe, require_next_version
 from ledger.files import Source
 from ledger.hashing import (
     EMPTY_ROOT,
@@ -165,8 +167,15 @@ class Replay:
     """Puts blocks together; `states` has what was asked for by `keep`, and the end, once `run` is done."""
 
     def __init__(
-        self, source: Source, checkpoint: Checkpoint, *, is_plain: bool, resumed: Replayed | None = None
+        self,
+        source: Source,
+        checkpoint: Checkpoint,
+        *,
+        is_plain: bool,
+        resumed: Replayed | None = None,
+        scratch: Path | None = None,
     ) -> None:
+        """`scratch` is the folder in which the commands of an audit that goes on later are kept."""
         self._source = source
         self._checkpoint = checkpoint
         self._is_plain = is_plain
@@ -175,14 +184,43 @@ class Replay:
         self._windows: tuple[Window, ...] = (Window(0, checkpoint.tree_size),)
         self.known = resumed or Replayed()
         self.is_settled = True
+        self._commands = None if is_plain else CommandRuns(scratch, self.known.runs)
 
     @property
     def subjects(self) -> int:
         return len(self.known.versions)
 
     @property
+    def commands(self) -> int:
+        """Number of commands and batches that led to the events."""
+        return len(self._commands or ())
+
+    @property
     def link(self) -> bytes:
         return self.known.link
+
+    def close(self) -> None:
+        """Let go of what was kept aside."""
+        if self._commands is not None:
+            self._commands.close()
+
+    def settled(self) -> Replayed:
+        """What is known so far, in a form with which a later audit can go on."""
+        if self._commands is not None:
+            self.known.runs = self._commands.marks()
+        return self.known
+
+    def require_once(self) -> None:
+        """That no command was executed at two places; raises `EventRefused`."""
+        repeated = self._commands.first_repeated() if self._commands is not None else None
+        if repeated is None:
+            return
+        first, again = (self._reader.entry(leaf_index) for leaf_index in repeated)
+        raise EventRefused(
+            f"entry {repeated[1]}, causationid {excerpt(command_of(again))}: a command was executed twice",
+            expected=f"its events at one place, entry {repeated[0]} ({describe(first)})",
+            found=describe(again),
+        )
 
     @property
     def states(self) -> dict[int, State]:
@@ -260,7 +298,7 @@ class Replay:
         known.kinds.update(result.kinds)
         known.key_entries += result.key_entries
         known.link = result.link
-        self.is_settled = True
+        self.is_settled = known.bundles == block.last  # the entries of an unfinished bundle are read again
 
     def _put_rules(self, block: Block, rules: EventRules) -> None:
         """The first version of each subject in the block follows the last one before it."""
@@ -272,6 +310,10 @@ class Replay:
         if rules.tenant not in {None, known.tenant}:
             first = block.first * TILE_WIDTH
             raise EventRefused(f"entry {first}, tenantid", expected=known.tenant, found=excerpt(str(rules.tenant)))
+        if self._commands is not None:
+            goes_on = rules.first_command is not None and rules.first_command == known.command
+            self._commands.add(bytes(rules.runs[RECORD_BYTES if goes_on else 0 :]))
+            known.command = rules.last_command
 
     def _root(self, rest: bytes | None) -> bytes:
         for hashes in self.known.levels[1:]:
