@@ -51,7 +51,8 @@ def _check(tenant: str, folder: Folder, month: str, policy: Policy, config: Root
 
 def _check_stamps(folder: Folder, month: MonthStatement, policy: Policy, config: RootsConfig) -> Iterator[RootCheck]:
     stamps = read_stamps(folder, month.month, policy)
-    for name in sorted({*stamps, *(authority.name for authority in config.authorities)}):
+    wanted = {*policy.stamping(month.month), *(authority.name for authority in config.authorities)}
+    for name in sorted({*stamps, *wanted}):
         what = f"time stamp of {name}"
         if name not in stamps:
             yield RootCheck(month=month.month, is_good=False, detail=f"{what}: missing, tally status says why")

@@ -19,6 +19,7 @@ from ledger.beside import (
     require_closing,
     require_frozen,
     require_no_strangers,
+    require_stamps,
     verify_stamps,
 )
 from ledger.checkpoint import Checkpoint
@@ -125,7 +126,8 @@ def audit_log(
         claims.append(Claim("history", f"extends the checkpoint of an earlier audit, {known.checkpoint}"))
     if not is_plain:
         claims.append(keys_claim(policy, opened.checkpoint, replay.known.key_entries))
-    claims += _month_claims(source, policy, months, replay.states)
+    now_seconds = opened.at_seconds if policy.now_seconds is None else policy.now_seconds
+    claims += _month_claims(source, policy, months, replay.states, now_seconds)
     if isinstance(source, Folder):
         claims.append(_sweep(source, size, is_plain=is_plain))
     return AuditReport(opened, final.link, tuple(months), _per_type(final.kinds), tuple(claims))
@@ -257,13 +259,13 @@ def _read_months(source: Source, policy: Policy) -> list[MonthStatement]:
 
 
 def _month_claims(
-    source: Source, policy: Policy, months: list[MonthStatement], states: dict[int, State]
+    source: Source, policy: Policy, months: list[MonthStatement], states: dict[int, State], now_seconds: int | None
 ) -> Iterator[Claim]:
     reader = LogReader(source, max(states))
     for month in months:
         require_month_keys(policy, month)
         yield _check_month(month, states, reader)
-        yield from _check_beside(month, reader, policy)
+        yield from _check_beside(month, reader, policy, now_seconds)
 
 
 def _check_month(month: MonthStatement, states: dict[int, State], reader: LogReader) -> Claim:
@@ -306,13 +308,14 @@ def _check_month(month: MonthStatement, states: dict[int, State], reader: LogRea
     return Claim("month", f"{month.name}: {closing - opening} events{outside}, size {closing}, root {root}")
 
 
-def _check_beside(month: MonthStatement, reader: LogReader, policy: Policy) -> list[Claim]:
+def _check_beside(month: MonthStatement, reader: LogReader, policy: Policy, now_seconds: int | None) -> list[Claim]:
     if month.is_provisional:
         require_frozen(month, reader, policy)
         return []
     path = checkpoint_path(month.month)
     require_closing(path, require(reader.source, path), month)
     stamps = verify_stamps(path, month, read_stamps(reader.source, month.month, policy), policy)
+    require_stamps(month, stamps, policy, now_seconds)
     return [stamp_claim(month, name, stamp) for name, stamp in stamps.items()]
 
 

@@ -6,14 +6,18 @@ roots/<YYYY-MM>.<authority>.tsr       response of a time stamp authority for tha
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Final
 
-from ledger.errors import LogDamaged, MonthFailed, excerpt
+from ledger.encoding import is_month
+from ledger.errors import LogDamaged, MonthFailed, ObjectMissing, excerpt
 from ledger.files import Folder, Source
-from ledger.months import ROOTS, MonthStatement, is_month
+from ledger.months import ROOTS, MonthStatement, month_bounds, time_text
 from ledger.policy import Policy
 from ledger.reader import LogReader
 from ledger.timestamps import AUTHORITY_NAME, TimeStamp, verify_timestamps
+
+STAMP_WITHIN_S: Final = 3 * 86_400  # an authority may be away for a while
 
 
 def checkpoint_path(month: str) -> str:
@@ -52,6 +56,23 @@ def verify_stamps(
     checkpoint = statement.closing.checkpoint
     signed_at = policy.open(f"{what}, closing checkpoint", checkpoint, origin=statement.origin).at_seconds
     return verify_timestamps(what, stamps, checkpoint, signed_at, policy.authorities)
+
+
+def require_stamps(month: MonthStatement, names: Collection[str], policy: Policy, now_seconds: int | None) -> None:
+    """That every authority that stamps the month by the policy has done so, once it had the time to.
+
+    Raises `ObjectMissing` for a stamp that was removed, or never made.
+    """
+    end = month_bounds(month.month)[1]
+    if now_seconds is not None and time_text(now_seconds - STAMP_WITHIN_S) < end:
+        return
+    for name in policy.stamping(month.month):
+        if name not in names:
+            raise ObjectMissing(
+                stamp_path(month.month, name),
+                expected=f"the time stamp of a month that ended at {end}, which {name} stamps by the policy",
+                found="none",
+            )
 
 
 def require_closing(path: str, data: bytes, statement: MonthStatement) -> None:

@@ -1,4 +1,4 @@
-"""Strict text encodings: ASCII decimals and padded standard base64, each accepted in its one canonical form."""
+"""Strict text encodings: ASCII decimals, months and padded standard base64, each accepted in its one canonical form."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, Final
 from ledger.errors import Malformed, excerpt
 
 _DECIMAL: Final = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
+_MONTH: Final = re.compile(r"[0-9]{4}-(0[1-9]|1[0-2])", re.ASCII)
 SIZE_MAX: Final = 2**63 - 1
 _encode: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
@@ -21,6 +22,11 @@ def parse_decimal(what: str, text: str) -> int:
     if not 0 <= value <= SIZE_MAX:
         raise Malformed(what, expected="a decimal number from 0 to 2^63-1", found=excerpt(text))
     return value
+
+
+def is_month(text: str) -> bool:
+    """Whether a text is a month, YYYY-MM."""
+    return _MONTH.fullmatch(text) is not None
 
 
 def encode_base64(data: bytes) -> str:

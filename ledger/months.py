@@ -12,14 +12,13 @@ DSSE signs PAE = "DSSEv1" SP len(type) SP type SP len(payload) SP payload, lengt
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any, Final
 
-from ledger.encoding import decode_base64, decode_json, encode_base64, encode_json
+from ledger.encoding import decode_base64, decode_json, encode_base64, encode_json, is_month
 from ledger.errors import Malformed, MonthFailed, SignatureFailed, WrongUse, excerpt
 from ledger.hashing import FIRST_LINK, HASH_BYTES
 from ledger.index import IndexHead
@@ -34,7 +33,6 @@ PAYLOAD_TYPE: Final = "application/vnd.in-toto+json"
 STATEMENT_TYPE: Final = "https://in-toto.io/Statement/v1"
 CERTIFIED: Final = "https://tallyroot.example/attestation/monthly-root/v1"
 PROVISIONAL: Final = "https://tallyroot.example/attestation/provisional-root/v1"
-_MONTH: Final = re.compile(r"[0-9]{4}-(0[1-9]|1[0-2])", re.ASCII)
 
 
 def month_of(at_ms: int) -> str:
@@ -52,13 +50,9 @@ def time_text(at_seconds: int) -> str:
 
 def parse_month(text: str) -> str:
     """The text itself; raises `WrongUse` unless it is YYYY-MM."""
-    if not _MONTH.fullmatch(text):
+    if not is_month(text):
         raise WrongUse("month", expected="YYYY-MM", found=excerpt(text))
     return text
-
-
-def is_month(text: str) -> bool:
-    return _MONTH.fullmatch(text) is not None
 
 
 def next_month(month: str) -> str:
@@ -87,7 +81,7 @@ def provisional_path(month: str) -> str:
 def split_root_name(name: str) -> tuple[str, bool] | None:
     """Month of a file under `roots/`, and whether it is provisional; None for a file that is neither."""
     month, dot, kind = name.partition(".")
-    if not dot or not _MONTH.fullmatch(month) or kind not in {"dsse.json", "provisional.dsse.json"}:
+    if not dot or not is_month(month) or kind not in {"dsse.json", "provisional.dsse.json"}:
         return None
     return month, kind.startswith("provisional")
 
@@ -179,7 +173,7 @@ def _statement(what: str, value: Any) -> MonthStatement:
     if value["predicateType"] not in {CERTIFIED, PROVISIONAL}:
         raise Malformed(f"{what}, predicateType", expected=CERTIFIED, found=excerpt(value["predicateType"]))
     origin, _, month = value["subject"][0]["name"].rpartition("/")
-    if not _MONTH.fullmatch(month):
+    if not is_month(month):
         raise Malformed(f"{what}, subject", expected="<origin>/<YYYY-MM>", found=excerpt(value["subject"][0]["name"]))
     counts = {str(name): _natural(number) for name, number in predicate["counts"]["perType"].items()}
     previous = predicate["previousCertificate"]

@@ -11,6 +11,7 @@ What the format lacks stands in comment lines, which other tools skip:
     # tally-certificate <vkey>                           key of the monthly certificates
     # tally-quorum <first size>                          smaller checkpoints were signed before there were witnesses
     # tally-timestamp <authority> <base64>               root certificate (DER) of a time stamp authority
+    # tally-stamps <authority> <first month> <last month>|-   the months that it stamps; without this line all
 
 A log key without a range is an alternative: one good signature by any of them suffices. A certificate needs one
 signature, by a certificate key whose range has the month's closing size.
@@ -25,7 +26,7 @@ from typing import Final, Self
 
 from ledger.checkpoint import Checkpoint, parse_checkpoint, verify_signature
 from ledger.cms import load_certificate
-from ledger.encoding import SIZE_MAX, decode_base64, parse_decimal
+from ledger.encoding import SIZE_MAX, decode_base64, is_month, parse_decimal
 from ledger.errors import KeyRefused, Malformed, SignatureFailed, excerpt
 from ledger.note import COSIGNATURE_ED25519, COSIGNATURE_ML_DSA_44, ED25519, Note, VerifierKey, require_distinct
 from ledger.timestamps import require_authority_name
@@ -82,6 +83,7 @@ class Policy:
     witness_urls: dict[str, str] = field(default_factory=dict)
     quorum_from: int = 0
     authorities: dict[str, tuple[bytes, ...]] = field(default_factory=dict)
+    stamped: dict[str, tuple[str, str]] = field(default_factory=dict)
     digest: str = field(default="", compare=False)
     now_seconds: int | None = field(default=None, compare=False)
 
@@ -104,6 +106,11 @@ class Policy:
     @property
     def certificate_keys(self) -> tuple[VerifierKey, ...]:
         return tuple(ranged.key for ranged in self.certificates)
+
+    def stamping(self, month: str) -> list[str]:
+        """The authorities that stamp a month (YYYY-MM)."""
+        ranges = {name: self.stamped.get(name, (month, month)) for name in self.authorities}
+        return [name for name, (first, last) in ranges.items() if first <= month <= last]
 
     def require_certificate_key(self, what: str, label: str, closing_size: int) -> None:
         """That a certificate key may sign for a month that closes at this size; raises `SignatureFailed`."""
@@ -231,6 +238,7 @@ class _Reading:
         self.members: set[str] = set()
         self.certificate_keys: list[VerifierKey] = []
         self.authorities: dict[str, tuple[bytes, ...]] = {}
+        self.stamped: dict[str, tuple[str, str]] = {}
         self.quorum: str | None = None
         self.quorum_from: int | None = None
 
@@ -253,6 +261,8 @@ class _Reading:
                 load_certificate(what, der)
                 name = require_authority_name(name)
                 self.authorities[name] = (*self.authorities.get(name, ()), der)
+            case ["#", "tally-stamps", *words]:
+                self._begin_stamps(what, words)
             case [comment, *_] if comment.startswith("#"):
                 return
             case ["log", vkey, *url] if len(url) <= 1:
@@ -289,6 +299,18 @@ class _Reading:
             raise Malformed(what, expected="one tally-quorum line with one size", found=excerpt(" ".join(sizes)))
         self.quorum_from = parse_decimal(what, sizes[0])
 
+    def _begin_stamps(self, what: str, words: list[str]) -> None:
+        name, first, last = words if len(words) == 3 else ("", "", "")
+        last = "9999-12" if last == "-" else last
+        if (
+            name not in self.authorities
+            or name in self.stamped
+            or not (is_month(first) and is_month(last) and first <= last)
+        ):
+            expected = "an authority that has its tally-timestamp above, first and last month or -, once"
+            raise Malformed(what, expected=expected, found=excerpt(" ".join(words)))
+        self.stamped[name] = first, last
+
     def _group(self, what: str, name: str, needed_text: str, members: tuple[str, ...]) -> None:
         self._define(what, name)
         for member in members:
@@ -322,6 +344,7 @@ class _Reading:
             self.witness_urls,
             self.quorum_from or 0,
             self.authorities,
+            self.stamped,
             digest,
         )
 

@@ -6,6 +6,7 @@ import pytest
 from log_samples import memory_nodes
 
 from ledger.checkpoint import Checkpoint
+from ledger.commands import run_record
 from ledger.cose import cose_receipt
 from ledger.export import EXPORT_FORMAT
 from ledger.hashing import FIRST_LINK, chain_links, leaf_hashes, node_hash, tree_root
@@ -14,6 +15,7 @@ from ledger.keys import SigningKey, format_private_key, public_key
 from ledger.months import CERTIFIED, PAYLOAD_TYPE, STATEMENT_TYPE
 from ledger.note import COSIGNATURE_ED25519, ED25519, Note
 from ledger.policy import parse_policy
+from ledger.progress import FORMAT as PROGRESS_FORMAT
 from ledger.proofs import prove_inclusion
 from ledger.receipt import PROOF_FORMAT, RECEIPT_FORMAT, Receipt, TlogProof
 from ledger.tiles import encode_bundle
@@ -71,7 +73,8 @@ def cose_example():
         *witness_example(),
         stamp_example(),
         cose_example(),
-        EXPORT_FORMAT,
+        run_record("0199aa10-7c1e-7d52-b0f3-5b1c7a3f9e07", "player/b19", 6).hex(),
+        *(EXPORT_FORMAT, PROGRESS_FORMAT),
         *(CERTIFIED, PAYLOAD_TYPE, STATEMENT_TYPE, PROOF_FORMAT, RECEIPT_FORMAT),
     ],
 )
