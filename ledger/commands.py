@@ -1,7 +1,7 @@
 """Exactly once: that no command was executed at two places of a log, in memory that does not grow with the log.
 
 All events of a command lie side by side and name it (`causationid`); the first is one of the aggregate that it was
-addressed to. Each such run of events leaves one record, in one of 256 scratch files by its first byte:
+addressed to. Each such run of events leaves one record, in a long log in one of 256 scratch files by its first byte:
 
     SHA-256( <length of causationid> : <causationid> <subject of the first event> )[:16] || leaf index, u64 big endian
 
@@ -22,7 +22,7 @@ from ledger.errors import WrongUse
 DIGEST_BYTES: Final = 16
 RECORD_BYTES: Final = 24
 BUCKETS: Final = 256
-BUFFERED_BYTES_MAX: Final = 4 << 20
+PENDING_BYTES_MAX: Final = 4 << 20
 
 Mark = tuple[int, str]  # size of a scratch file, SHA-256 in hex
 
@@ -34,7 +34,7 @@ def run_record(command: str, subject: str, leaf_index: int) -> bytes:
 
 
 class CommandRuns:
-    """Takes records in any order; `first_repeated` says which command comes twice."""
+    """Takes records in any order; `first_repeated` says which command comes twice. A small log needs no files."""
 
     def __init__(self, folder: Path | None, marks: list[Mark]) -> None:
         """`folder` outlives an interruption and holds what `marks` say; None for a temporary one.
@@ -42,19 +42,17 @@ class CommandRuns:
         Raises `WrongUse` when it does not hold that.
         """
         self._is_temporary = folder is None
-        self._folder = Path(tempfile.mkdtemp(prefix="tally-audit-")) if folder is None else folder
-        self._buffers = [bytearray() for _ in range(BUCKETS)]
-        self._buffered = 0
+        self._folder = folder
+        self._pending = bytearray()
         self._digests = [sha256() for _ in range(BUCKETS)]
         self._sizes = [0] * BUCKETS
-        self._folder.mkdir(parents=True, exist_ok=True)
-        if not marks:
-            marks = [(0, sha256().hexdigest())] * BUCKETS
+        if folder is not None and not marks:
+            shutil.rmtree(folder, ignore_errors=True)
         for number, mark in enumerate(marks):
             self._open(number, *mark)
 
     def __len__(self) -> int:
-        return (sum(self._sizes) + self._buffered) // RECORD_BYTES
+        return (sum(self._sizes) + len(self._pending)) // RECORD_BYTES
 
     def _open(self, number: int, size: int, digest: str) -> None:
         """Take over what a scratch file held at some moment; what was added since is computed again."""
@@ -73,11 +71,8 @@ class CommandRuns:
 
     def add(self, records: bytes) -> None:
         """Take records, one behind the other."""
-        buffers = self._buffers
-        for at in range(0, len(records), RECORD_BYTES):
-            buffers[records[at]] += records[at : at + RECORD_BYTES]
-        self._buffered += len(records)
-        if self._buffered >= BUFFERED_BYTES_MAX:
+        self._pending += records
+        if len(self._pending) >= PENDING_BYTES_MAX:
             self._flush()
 
     def marks(self) -> list[Mark]:
@@ -86,37 +81,48 @@ class CommandRuns:
         return [(size, digest.hexdigest()) for size, digest in zip(self._sizes, self._digests, strict=True)]
 
     def _flush(self) -> None:
-        for number, data in enumerate(self._buffers):
+        buckets = [bytearray() for _ in range(BUCKETS)]
+        pending = bytes(self._pending)
+        for at in range(0, len(pending), RECORD_BYTES):
+            buckets[pending[at]] += pending[at : at + RECORD_BYTES]
+        if self._folder is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="tally-audit-"))
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for number, data in enumerate(buckets):
             if data:
                 with self._path(number).open("ab") as file:
                     file.write(data)
                 self._digests[number].update(data)
                 self._sizes[number] += len(data)
-                data.clear()
-        self._buffered = 0
+        self._pending.clear()
 
     def first_repeated(self) -> tuple[int, int] | None:
         """Leaf indexes of a command's first run and of the earliest one that repeats any; None when none does."""
+        if not any(self._sizes):
+            return _first_repeated(bytes(self._pending))
         self._flush()
-        found: tuple[int, int] | None = None
-        for number in range(BUCKETS):
-            path = self._path(number)
-            data = path.read_bytes() if path.exists() else b""
-            starts = range(0, len(data), RECORD_BYTES)
-            if len({data[at : at + DIGEST_BYTES] for at in starts}) == len(starts):
-                continue
-            firsts: dict[bytes, int] = {}
-            for record in sorted(data[at : at + RECORD_BYTES] for at in starts):
-                leaf_index = int.from_bytes(record[DIGEST_BYTES:], "big")
-                first = firsts.setdefault(record[:DIGEST_BYTES], leaf_index)
-                if first != leaf_index and (found is None or leaf_index < found[1]):
-                    found = first, leaf_index
-        return found
+        found = (_first_repeated(self._path(number).read_bytes()) for number in range(BUCKETS) if self._sizes[number])
+        return min((pair for pair in found if pair is not None), key=lambda pair: pair[1], default=None)
 
     def _path(self, number: int) -> Path:
-        return self._folder / f"{number:02x}"
+        return (self._folder or Path()) / f"{number:02x}"
 
     def close(self) -> None:
         """Remove a temporary folder; another is left to who named it."""
-        if self._is_temporary:
+        if self._is_temporary and self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _first_repeated(data: bytes) -> tuple[int, int] | None:
+    """The same among records of which all of one command are at hand."""
+    starts = range(0, len(data), RECORD_BYTES)
+    if len({data[at : at + DIGEST_BYTES] for at in starts}) == len(starts):
+        return None
+    found: tuple[int, int] | None = None
+    firsts: dict[bytes, int] = {}
+    for record in sorted(data[at : at + RECORD_BYTES] for at in starts):
+        leaf_index = int.from_bytes(record[DIGEST_BYTES:], "big")
+        first = firsts.setdefault(record[:DIGEST_BYTES], leaf_index)
+        if first != leaf_index and (found is None or leaf_index < found[1]):
+            found = first, leaf_index
+    return found

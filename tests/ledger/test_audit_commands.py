@@ -56,8 +56,10 @@ TWICE = {
 }
 
 
+@pytest.mark.parametrize("pending_bytes_max", [1 << 10, 4 << 20])
 @pytest.mark.parametrize("case", TWICE)
-def test_a_command_that_was_executed_twice_is_named_with_both_places(tmp_path, case):
+def test_a_command_that_was_executed_twice_is_named_with_both_places(tmp_path, monkeypatch, case, pending_bytes_max):
+    monkeypatch.setattr("ledger.commands.PENDING_BYTES_MAX", pending_bytes_max)
     first, again = TWICE[case]
     installed = published(tmp_path, {first: "twice", again: "twice"})
     player = f"player.b{first % SUBJECTS}"
@@ -141,7 +143,7 @@ def test_a_record_is_what_the_formats_page_says():
 
 
 def test_memory_stays_flat_while_commands_are_many(tmp_path, monkeypatch):
-    monkeypatch.setattr("ledger.commands.BUFFERED_BYTES_MAX", 1 << 16)
+    monkeypatch.setattr("ledger.commands.PENDING_BYTES_MAX", 1 << 16)
     number = 10_000
     records = int.from_bytes(b"".join(run_record(f"c{at}", "player/b1", at) for at in range(number)), "big")
     peaks = []
@@ -160,6 +162,7 @@ def test_memory_stays_flat_while_commands_are_many(tmp_path, monkeypatch):
 
 
 def test_nothing_is_left_behind_by_an_audit(tmp_path, monkeypatch):
+    monkeypatch.setattr("ledger.commands.PENDING_BYTES_MAX", 1 << 10)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "scratch"))
     (tmp_path / "scratch").mkdir()
     published(tmp_path / "log", {}, 300).audit()
