@@ -23,7 +23,7 @@ from adapters.jetstream.store import JetStreamCommands, JetStreamEventStore, Jet
 from adapters.jetstream.strays import answer_strays
 from bus.errors import BusError, WrongStream
 from bus.joining import GroupCommit
-from bus.locks import ForeignLocks
+from bus.neighbours import Neighbours
 from bus.owners import Room
 from bus.partition import Partition
 from bus.restoring import Restorer
@@ -72,7 +72,7 @@ class Worker:
         self._changed = asyncio.Event()
         self._is_leaving = False
         self._has_left = False
-        self._locks: dict[str, ForeignLocks] = {}
+        self._neighbours: dict[str, Neighbours] = {}
         self._purged: dict[tuple[str, int], int] = {}
         self._tenants: dict[str, streams.Tenant] = {}
         self._refused: dict[str, str] = {}
@@ -194,7 +194,7 @@ class Worker:
             commands=JetStreamCommands(client, tenant),
             outbox=JetStreamOutbox(client),
             dead=JetStreamDeadLetters(client, tenant),
-            locks=self._locks.setdefault(tenant, ForeignLocks()),
+            neighbours=self._neighbours.setdefault(tenant, Neighbours()),
             room=self.room,
             now_ms=now_ms,
             new_id=self._id,

@@ -107,7 +107,9 @@ class Batch:
     ) -> None:
         self.messages: list[Message] = []
         self.answers: list[Answer] = []
-        self.foreign_written: set[Key] = set()
+        #: What got events though others write it too: of other owners' aggregates those of other partitions, and all
+        #: that are only read as a rule (the supply of a quest).
+        self.shared_written: set[Key] = set()
         self.doubtful: set[Key] = set()
         self._tenant = tenant
         self._recorded_time = recorded_time
@@ -181,11 +183,11 @@ class Batch:
         self.answers.append(accepted)
         self._accepted += 1
         for draft in drafts:
-            if draft.is_foreign and draft.key.id != target.id:
-                if draft.first >= 0:
-                    self.foreign_written.add(draft.key)
-                elif draft.key in plan.reads:
-                    self._fences[draft.key] = None
+            if draft.first >= 0:
+                if draft.is_foreign or draft.key in plan.reads:
+                    self.shared_written.add(draft.key)
+            elif draft.is_foreign and draft.key in plan.reads:
+                self._fences[draft.key] = None
 
     def close(self, partition: int, head: InboxHead | None, seqs: tuple[int, int], batch_id: str) -> None:
         """Add the fences and the inbox event for command sequences `seqs[0]` to `seqs[1]`; the batch is complete."""
@@ -215,6 +217,11 @@ class Batch:
     def own_written(self) -> set[str]:
         """Every owner of this partition who gets an event."""
         return {key.id for key, draft in self._drafts.items() if draft.last >= 0 and not draft.is_foreign}
+
+    @property
+    def shared(self) -> Collection[Key]:
+        """Every aggregate that the batch looked at and that others write too, as a rule."""
+        return self.shared_written | {key for key, draft in self._drafts.items() if draft.is_foreign}
 
     @property
     def looked_at(self) -> Collection[Key]:

@@ -11,7 +11,6 @@ import logging
 import random
 from collections import defaultdict
 from collections.abc import Callable, Collection, Coroutine, Sequence
-from contextlib import AsyncExitStack
 from functools import lru_cache
 from typing import Any, Final
 
@@ -19,7 +18,7 @@ from bus import subjects
 from bus.answering import outcomes_of
 from bus.batch import MESSAGES_MAX, Batch, BatchFull, RefusedAnswer
 from bus.errors import Conflict, OutcomeUnknown
-from bus.locks import ForeignLocks
+from bus.neighbours import Hold, Neighbours
 from bus.owners import Owner, OwnerCache, Room
 from bus.poison import Failed, Poison
 from bus.ports import CommandSource, CommandStream, DeadLetters, Delivery, EventStore, InboxHead, Outbox
@@ -63,7 +62,7 @@ class Partition:
         outbox: Outbox,
         dead: DeadLetters,
         restorer: Restorer,
-        locks: ForeignLocks,
+        neighbours: Neighbours,
         room: Room,
         now_ms: Callable[[], int],
         new_id: Callable[[], str],
@@ -77,7 +76,7 @@ class Partition:
         self._outbox = outbox
         self._poison = Poison(tenant, dead)
         self._restorer = restorer
-        self._locks = locks
+        self._neighbours = neighbours
         self._now_ms = now_ms
         self._new_id = new_id
         self._own = OwnerCache(room)
@@ -139,6 +138,7 @@ class Partition:
         self.decided_seq = 0 if self._head is None else self._head.decided.last_seq
         await self._poison.take_over(self._is_own)
         self._foreign.clear()
+        self._neighbours.forget()
         self._own.restart(await self._restorer.take_over(self._is_own, self._head_seq, self._now_ms()))
 
     async def _follow(self, source: CommandSource) -> None:
@@ -182,22 +182,21 @@ class Partition:
 
         `tasks` says of each delivery what `prepare` made of it.
         """
-        held = self._contended and self._contended & {
-            key for task in tasks if isinstance(task, Task) for key in task.plan.reads
-        }
         is_fresh = False
         conflicts = 0
-        async with AsyncExitStack() as locks:
-            await self._lock(locks, held)
+        async with Hold(self._neighbours) as held:
+            if self._contended:
+                reads = {key for task in tasks if isinstance(task, Task) for key in task.plan.reads}
+                await held.add(self._contended & reads)
             while True:
+                self._learn(held.keys)
                 decided = await self._try_to_decide(deliveries, tasks)
                 if decided is None:
                     continue
                 batch, count = decided
-                if not batch.foreign_written <= held:
-                    held |= batch.foreign_written
-                    await self._lock(locks, held)
-                    await self._refresh(batch, batch.looked_at)
+                if not batch.shared_written <= held.keys:
+                    await held.add(batch.shared_written)
+                    await self._refresh(batch, batch.shared_written)
                     continue
                 if batch.doubtful and not is_fresh:
                     is_fresh = True
@@ -209,7 +208,7 @@ class Partition:
                     break
                 conflicts += 1
                 await asyncio.sleep(random.uniform(0, CONFLICT_WAIT_S * min(conflicts, 10)))  # noqa: S311 - jitter
-        self._contended = (self._contended - held) | batch.foreign_written
+        self._contended = (self._contended - held.keys) | batch.shared_written
         time = to_time(self._now_ms())
         sent = await outcomes_of(self.tenant, self._store, batch, deliveries[:count], first_seq, time)
         await self._outbox.send(sent)
@@ -334,9 +333,12 @@ class Partition:
             elif (head.stream_seq if head else 0) != self._head_seq:
                 raise Overtaken from err
             else:
-                await self._refresh(batch, batch.looked_at)
+                if not await self._refresh(batch, batch.shared):
+                    await self._refresh(batch, batch.looked_at)
                 return None
         batch.commit(first_seq)
+        for key in batch.shared_written:
+            self._neighbours.tell(key, self._owner(key.id).actor(key.aggregate))
         for owner_id in batch.own_written:
             self._restorer.changed(owner_id, self._owner(owner_id))
         self._head = batch.head(first_seq)
@@ -369,11 +371,12 @@ class Partition:
         self._own.drop(owner_id)
         self._restorer.forget(owner_id)
 
-    async def _lock(self, locks: AsyncExitStack, keys: set[Key]) -> None:
-        """Hold the locks of these aggregates and no others, taken in one order everywhere."""
-        await locks.aclose()
-        for key in sorted(keys):
-            await locks.enter_async_context(self._locks.of(key))
+    def _learn(self, keys: Collection[Key]) -> None:
+        """Take over what the other partitions of this process know of aggregates whose locks we hold."""
+        for key in keys:
+            owner = self._own.peek(key.id) or self._foreign.get(key.id)
+            if owner is not None and self._neighbours.advance(key, owner.actor(key.aggregate)) and self._is_own(key.id):
+                self._restorer.changed(key.id, owner)
 
     def _owner(self, owner_id: str) -> Owner:
         """The live owner; one who was passivated since the load is loaded again."""

@@ -5,8 +5,8 @@ import itertools
 import json
 
 from bus.joining import GroupCommit
-from bus.locks import ForeignLocks
 from bus.memory import MemoryCommands, MemoryDeadLetters, MemoryEventStore, MemoryOutbox, MemorySnapshots
+from bus.neighbours import Neighbours
 from bus.owners import Room
 from bus.partition import Partition
 from bus.restoring import Restorer
@@ -67,7 +67,7 @@ class Town:
         self.outbox = MemoryOutbox()
         self.dead = MemoryDeadLetters()
         self.snapshots = MemorySnapshots()
-        self.locks = ForeignLocks()
+        self.neighbours = Neighbours()
         self.clock_ms = 1_767_225_600_000
         self.room = Room(owners_max)
         self.ids = itertools.count(1)
@@ -84,7 +84,7 @@ class Town:
             outbox=self.outbox,
             dead=self.dead,
             restorer=Restorer(number, self.grouped, self.snapshots, self.store),
-            locks=self.locks,
+            neighbours=self.neighbours,
             room=self.room,
             now_ms=lambda: self.clock_ms,
             new_id=lambda: f"batch{next(self.ids)}",
