@@ -21,6 +21,7 @@ from adapters.jetstream.membership import BEAT_S, Membership
 from adapters.jetstream.snapshots import JetStreamSnapshots, SharedTail
 from adapters.jetstream.store import JetStreamCommands, JetStreamEventStore, JetStreamOutbox
 from adapters.jetstream.strays import answer_strays
+from adapters.jetstream.turns import JetStreamTurns
 from bus.errors import BusError, WrongStream
 from bus.joining import GroupCommit
 from bus.neighbours import Neighbours
@@ -180,6 +181,8 @@ class Worker:
 
     def _start(self, client: Client, tenant: str, number: int) -> None:
         batches = self._publisher(client)
+        if tenant not in self._neighbours:
+            self._neighbours[tenant] = Neighbours(JetStreamTurns(client, tenant, self.worker_id))
         store = JetStreamEventStore(
             client, tenant, self._groups.setdefault(tenant, GroupCommit(batches.append, self._id))
         )
@@ -194,7 +197,7 @@ class Worker:
             commands=JetStreamCommands(client, tenant),
             outbox=JetStreamOutbox(client),
             dead=JetStreamDeadLetters(client, tenant),
-            neighbours=self._neighbours.setdefault(tenant, Neighbours()),
+            neighbours=self._neighbours[tenant],
             room=self.room,
             now_ms=now_ms,
             new_id=self._id,

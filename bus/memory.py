@@ -94,6 +94,16 @@ class MemoryEventStore:
         return [Recorded(stream_seq + at, body) for at, (_, body) in enumerate(rows)]
 
 
+class MemoryTurns:
+    """`bus.ports.Turns` of a process that is alone: it is always its turn."""
+
+    async def take(self, key: Key) -> None:
+        """Go on."""
+
+    async def give(self, key: Key) -> None:
+        """Go on."""
+
+
 class MemoryCommands:
     """`bus.ports.CommandStream` as a list; `publish` is what a sender does."""
 

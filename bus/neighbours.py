@@ -3,28 +3,78 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
-from contextlib import AsyncExitStack
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
 from types import TracebackType
 from typing import Final, Self
 
 from bus.owners import Actor
+from bus.ports import Turns
 from domain.catalogue import Key
 
 KEPT_MAX: Final = 10_000
+#: Who wrote what we held is expected to write again, for so long.
+RIVAL_S: Final = 2.0
+#: While other partitions of this process wait, a turn lasts so long.
+TURN_S: Final = 0.1
 
 
 class Neighbours:
-    """Locks that keep the partitions from starving each other, and what each of these aggregates was last seen as."""
+    """Locks that keep the partitions from starving each other, and what each of these aggregates was last seen as.
 
-    def __init__(self) -> None:
+    The locks are of this process. An aggregate that another process has written while its lock was held here is
+    written in turns for a while.
+    """
+
+    def __init__(self, turns: Turns) -> None:
+        self._turns = turns
         self._locks: dict[Key, asyncio.Lock] = {}
+        self._waiting: Counter[Key] = Counter()
         self._newest: dict[Key, Actor] = {}
+        self._rivals_until: dict[Key, float] = {}
+        self._turn_since: dict[Key, float] = {}
 
-    def lock(self, key: Key) -> asyncio.Lock:
-        """The lock of an aggregate."""
+    def note_rival(self, key: Key) -> None:
+        """Note that another process writes an aggregate."""
+        if len(self._rivals_until) > KEPT_MAX:
+            self._rivals_until.clear()
+        self._rivals_until[key] = time.monotonic() + RIVAL_S
+
+    @asynccontextmanager
+    async def held(self, key: Key) -> AsyncIterator[bool]:
+        """Hold an aggregate; true when it is our turn only now, and others may have written until then."""
+        lock = self._lock(key)
+        self._waiting[key] += 1
+        try:
+            await lock.acquire()
+        finally:
+            self._waiting[key] -= 1
+        try:
+            is_new = key not in self._turn_since and self._rivals_until.get(key, 0.0) > time.monotonic()
+            if is_new:
+                await self._turns.take(key)
+                self._turn_since[key] = time.monotonic()
+            yield is_new
+        finally:
+            try:
+                await self._end_turn(key)
+            finally:
+                lock.release()
+
+    async def _end_turn(self, key: Key) -> None:
+        """Let another process write, unless somebody here waits and the turn has not lasted long."""
+        since = self._turn_since.get(key)
+        if since is None or (self._waiting[key] and time.monotonic() - since < TURN_S):
+            return
+        del self._turn_since[key]
+        await self._turns.give(key)
+
+    def _lock(self, key: Key) -> asyncio.Lock:
         if len(self._locks) > KEPT_MAX:
             self._locks = {key: lock for key, lock in self._locks.items() if lock.locked()}
+            self._waiting = +self._waiting
         return self._locks.setdefault(key, asyncio.Lock())
 
     def tell(self, key: Key, actor: Actor) -> None:
@@ -47,19 +97,22 @@ class Neighbours:
 
 
 class Hold:
-    """The locks that a partition holds while it decides and commits one batch."""
+    """What a partition holds while it decides and commits one batch."""
 
     def __init__(self, neighbours: Neighbours) -> None:
         self.keys: set[Key] = set()
         self._neighbours = neighbours
-        self._locks = AsyncExitStack()
+        self._held = AsyncExitStack()
 
-    async def add(self, keys: Iterable[Key]) -> None:
-        """Hold the locks of these aggregates too; all are taken anew, in one order everywhere."""
+    async def add(self, keys: Iterable[Key]) -> set[Key]:
+        """Hold these aggregates too, all taken anew in one order everywhere; returns those with a new turn."""
         self.keys.update(keys)
-        await self._locks.aclose()
+        await self._held.aclose()
+        found = set()
         for key in sorted(self.keys):
-            await self._locks.enter_async_context(self._neighbours.lock(key))
+            if await self._held.enter_async_context(self._neighbours.held(key)):
+                found.add(key)
+        return found
 
     async def __aenter__(self) -> Self:
         """Hold nothing yet."""
@@ -69,4 +122,4 @@ class Hold:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Let go of everything."""
-        await self._locks.aclose()
+        await self._held.aclose()

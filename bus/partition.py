@@ -9,17 +9,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections import defaultdict
 from collections.abc import Callable, Collection, Coroutine, Sequence
-from functools import lru_cache
 from typing import Any, Final
 
 from bus import subjects
 from bus.answering import outcomes_of
 from bus.batch import MESSAGES_MAX, Batch, BatchFull, RefusedAnswer
 from bus.errors import Conflict, OutcomeUnknown
+from bus.live import LiveOwners, Passivated
 from bus.neighbours import Hold, Neighbours
-from bus.owners import Owner, OwnerCache, Room
+from bus.owners import Room
 from bus.poison import Failed, Poison
 from bus.ports import CommandSource, CommandStream, DeadLetters, Delivery, EventStore, InboxHead, Outbox
 from bus.reading import Task, read
@@ -30,7 +29,6 @@ from domain.values import to_time
 
 log = logging.getLogger(__name__)
 
-FOREIGN_MAX: Final = 10_000
 CONFLICT_WAIT_S: Final = 0.02
 #: Without commands for so long, a partition writes its snapshots.
 IDLE_S: Final = 1.0
@@ -38,10 +36,6 @@ IDLE_S: Final = 1.0
 TOP_UP_BELOW: Final = 333
 #: More than that would keep a successor waiting; it reads them as tail.
 DIRTY_AT_STOP_MAX: Final = 5_000
-
-
-class _Passivated(Exception):
-    """Somebody whom a command needs has left memory since the commands were read."""
 
 
 class Overtaken(Exception):
@@ -70,7 +64,6 @@ class Partition:
         self.tenant = tenant
         self.number = partition
         self.decided_seq = 0
-        self._partitions = partitions
         self._store = store
         self._commands = commands
         self._outbox = outbox
@@ -79,9 +72,15 @@ class Partition:
         self._neighbours = neighbours
         self._now_ms = now_ms
         self._new_id = new_id
-        self._own = OwnerCache(room)
-        self._foreign: dict[str, Owner] = {}
-        self._is_incomplete = False
+        self._live = LiveOwners(
+            partition,
+            partitions,
+            room=room,
+            store=store,
+            restorer=restorer,
+            neighbours=neighbours,
+            note_unreadable=self._poison.note_unreadable,
+        )
         self.is_stopping = False
         self._taking: asyncio.Future[Any] | None = None
         self._contended: set[Key] = set()
@@ -94,7 +93,7 @@ class Partition:
     @property
     def live_owners(self) -> int:
         """How many owners are in memory."""
-        return len(self._own)
+        return len(self._live)
 
     async def run(self) -> None:
         """Take, decide, commit, answer, until `stop` is called."""
@@ -136,10 +135,9 @@ class Partition:
         """Read where the partition stands: its inbox, whom it has refused lately, who has a history."""
         self._head = await self._store.inbox_head(self.number)
         self.decided_seq = 0 if self._head is None else self._head.decided.last_seq
-        await self._poison.take_over(self._is_own)
-        self._foreign.clear()
+        await self._poison.take_over(self._live.is_own)
         self._neighbours.forget()
-        self._own.restart(await self._restorer.take_over(self._is_own, self._head_seq, self._now_ms()))
+        self._live.restart(await self._restorer.take_over(self._live.is_own, self._head_seq, self._now_ms()))
 
     async def _follow(self, source: CommandSource) -> None:
         deliveries: list[Delivery] = []
@@ -174,7 +172,7 @@ class Partition:
         now_ms = self._now_ms()
         tasks = [read(self.tenant, delivery, now_ms) for delivery in taken]
         deliveries = await self._poison.checked(taken, tasks)
-        await self._load(tasks)
+        await self._live.load(tasks)
         return deliveries, tasks
 
     async def process(self, deliveries: list[Delivery], tasks: list[Task | RefusedAnswer]) -> int:
@@ -187,23 +185,22 @@ class Partition:
         async with Hold(self._neighbours) as held:
             if self._contended:
                 reads = {key for task in tasks if isinstance(task, Task) for key in task.plan.reads}
-                await held.add(self._contended & reads)
+                await self._hold(held, self._contended & reads)
             while True:
-                self._learn(held.keys)
                 decided = await self._try_to_decide(deliveries, tasks)
                 if decided is None:
                     continue
                 batch, count = decided
                 if not batch.shared_written <= held.keys:
-                    await held.add(batch.shared_written)
-                    await self._refresh(batch, batch.shared_written)
+                    await self._hold(held, batch.shared_written)
+                    await self._live.refresh(batch, batch.shared_written, held.keys)
                     continue
                 if batch.doubtful and not is_fresh:
                     is_fresh = True
-                    if await self._refresh(batch, batch.doubtful):
+                    if await self._live.refresh(batch, batch.doubtful):
                         continue
                 await self._poison.keep(deliveries, tasks, batch.answers)
-                first_seq = await self._commit(batch, deliveries[:count])
+                first_seq = await self._commit(batch, deliveries[:count], held.keys)
                 if first_seq is not None:
                     break
                 conflicts += 1
@@ -215,19 +212,25 @@ class Partition:
         await self._keep_memory_bounded()
         return count
 
+    async def _hold(self, held: Hold, keys: set[Key]) -> None:
+        """Hold aggregates that others write too, and know what they have become."""
+        new_turns = await held.add(keys)
+        self._live.learn(held.keys)
+        if new_turns:
+            await self._live.catch_up({key.id for key in new_turns})
+
     async def _try_to_decide(
         self, deliveries: list[Delivery], tasks: list[Task | RefusedAnswer]
     ) -> tuple[Batch, int] | None:
         """A batch of the first commands and how many they are; None when it must be tried again."""
-        if self._is_incomplete:
-            await self._load(tasks)
+        await self._live.complete(tasks)
         try:
             batch, count = self._decide(deliveries, tasks)
         except Failed as failed:
             wait_s = self._poison.try_again_after_s(failed)
             if wait_s is not None:
                 for owner_id in failed.task.owner_ids:
-                    self._drop(owner_id)
+                    self._live.drop(owner_id)
                 await asyncio.sleep(wait_s)
             return None
         return (batch, count) if count else None
@@ -235,59 +238,23 @@ class Partition:
     async def snapshot(self) -> None:
         """Write what a successor would otherwise have to read from the tail; who need not stay in memory may go."""
         await self._restorer.snapshot(self._head_seq)
-        self._own.passivate(self._restorer.may_go)
+        self._live.passivate(self._restorer.may_go)
 
     async def _keep_memory_bounded(self) -> None:
         """Passivate; write snapshots when too many may not go without, or when the tail has become long."""
-        if not self._own.passivate(self._restorer.may_go) or self._restorer.is_due(self._head_seq, self._now_ms()):
+        if not self._live.passivate(self._restorer.may_go) or self._restorer.is_due(self._head_seq, self._now_ms()):
             await self.snapshot()
-
-    async def _load(self, tasks: list[Task | RefusedAnswer]) -> None:
-        """Make every owner live that the tasks need; those with a history are read in bulk."""
-        self._is_incomplete = False
-        needed = {owner_id for task in tasks if isinstance(task, Task) for owner_id in task.owner_ids}
-        missing = [owner_id for owner_id in needed if self._is_missing(owner_id)]
-        if not missing:
-            return
-        if len(self._foreign) > FOREIGN_MAX:
-            self._foreign = {owner_id: owner for owner_id, owner in self._foreign.items() if owner_id in needed}
-        own: list[str] = []
-        foreign: defaultdict[int, list[str]] = defaultdict(list)
-        for owner_id in missing:
-            number = _partition_of(owner_id, self._partitions)
-            (own if number == self.number else foreign[number]).append(owner_id)
-        for owner_id, owner in (await self._restorer.load_foreign(foreign)).items():
-            self._foreign[owner_id] = self._readable(owner_id, owner)
-        for owner_id, owner in (await self._restorer.load(own)).items():
-            self._own.put(owner_id, self._readable(owner_id, owner))
-
-    def _readable(self, owner_id: str, restored: Owner | Exception) -> Owner:
-        if isinstance(restored, Owner):
-            return restored
-        self._poison.note_unreadable(owner_id, restored)
-        return Owner()
-
-    def _is_missing(self, owner_id: str) -> bool:
-        """Whether an owner must be read; one of our own without history is simply new."""
-        if self._own.get(owner_id) is not None:
-            return False
-        if self._is_foreign(owner_id):
-            return owner_id not in self._foreign
-        if self._own.has_history(owner_id):
-            return True
-        self._own.put(owner_id, Owner())
-        return False
 
     def _decide(self, deliveries: list[Delivery], tasks: list[Task | RefusedAnswer]) -> tuple[Batch, int]:
         """Decide as many as one transaction holds; raises `Failed` for a command that our own code cannot decide."""
-        batch = Batch(self.tenant, to_time(self._now_ms()), self._owner, self._is_foreign)
+        batch = Batch(self.tenant, to_time(self._now_ms()), self._live.owner, self._live.is_foreign)
         count = 0
         for delivery, task in zip(deliveries, tasks, strict=True):
             if batch.is_full:
                 break
             try:
                 self._decide_one(batch, delivery, task)
-            except (BatchFull, _Passivated):
+            except (BatchFull, Passivated):
                 break
             except Exception as err:
                 if isinstance(task, Task):
@@ -320,7 +287,7 @@ class Partition:
                 batch.note_refusal(task.plan)
                 batch.refuse(seq, command_id, subject, refusal.code, refusal.message)
 
-    async def _commit(self, batch: Batch, deliveries: list[Delivery]) -> int | None:
+    async def _commit(self, batch: Batch, deliveries: list[Delivery], held: Collection[Key]) -> int | None:
         """Store the batch; returns its first sequence, None when it must be decided again."""
         batch_id = self._new_id()
         batch.close(self.number, self._head, (deliveries[0].stream_seq, deliveries[-1].stream_seq), batch_id)
@@ -333,64 +300,16 @@ class Partition:
             elif (head.stream_seq if head else 0) != self._head_seq:
                 raise Overtaken from err
             else:
-                if not await self._refresh(batch, batch.shared):
-                    await self._refresh(batch, batch.looked_at)
+                if not await self._live.refresh(batch, batch.shared, held):
+                    await self._live.refresh(batch, batch.looked_at)
                 return None
         batch.commit(first_seq)
         for key in batch.shared_written:
-            self._neighbours.tell(key, self._owner(key.id).actor(key.aggregate))
+            self._neighbours.tell(key, self._live.owner(key.id).actor(key.aggregate))
         for owner_id in batch.own_written:
-            self._restorer.changed(owner_id, self._owner(owner_id))
+            self._restorer.changed(owner_id, self._live.owner(owner_id))
         self._head = batch.head(first_seq)
         self.decided_seq = deliveries[-1].stream_seq
         self._poison.forget_tries()
         self._restorer.refusals.remember(self._head.decided, self._now_ms())
         return first_seq
-
-    async def _refresh(self, batch: Batch, keys: Collection[Key]) -> bool:
-        """Catch up with every owner of these aggregates whom somebody else has written since; True if there is one."""
-        looked_at = batch.subjects_of(keys)
-        seqs = await self._store.last_seqs(looked_at)
-        more = [(key.id, seqs.get(subject, 0) - seq) for subject, (key, seq) in looked_at.items()]
-        changed = {owner_id for owner_id, events in more if events}
-        wrong = {owner_id for owner_id, events in more if events < 0}  # nobody takes an event away: then we err
-        live = {name: owner for name in changed - wrong if (owner := self._own.peek(name) or self._foreign.get(name))}
-        current = await self._restorer.catch_up(live)
-        for owner_id in changed:
-            found = current.get(owner_id)
-            if not isinstance(found, Owner):
-                self._drop(owner_id)
-            elif self._is_own(owner_id):
-                self._restorer.changed(owner_id, found)
-        return bool(changed)
-
-    def _drop(self, owner_id: str) -> None:
-        """Forget what we know of an owner; the history tells."""
-        self._is_incomplete = True
-        self._foreign.pop(owner_id, None)
-        self._own.drop(owner_id)
-        self._restorer.forget(owner_id)
-
-    def _learn(self, keys: Collection[Key]) -> None:
-        """Take over what the other partitions of this process know of aggregates whose locks we hold."""
-        for key in keys:
-            owner = self._own.peek(key.id) or self._foreign.get(key.id)
-            if owner is not None and self._neighbours.advance(key, owner.actor(key.aggregate)) and self._is_own(key.id):
-                self._restorer.changed(key.id, owner)
-
-    def _owner(self, owner_id: str) -> Owner:
-        """The live owner; one who was passivated since the load is loaded again."""
-        owner = self._own.peek(owner_id) or self._foreign.get(owner_id)
-        if owner is None:
-            self._is_incomplete = True
-            raise _Passivated
-        return owner
-
-    def _is_own(self, owner_id: str) -> bool:
-        return _partition_of(owner_id, self._partitions) == self.number
-
-    def _is_foreign(self, owner_id: str) -> bool:
-        return _partition_of(owner_id, self._partitions) != self.number
-
-
-_partition_of = lru_cache(maxsize=1 << 17)(subjects.partition_of)

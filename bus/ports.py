@@ -144,6 +144,16 @@ class DeadLetters(Protocol):
         """Whether this command of this aggregate is parked under this sequence."""
 
 
+class Turns(Protocol):
+    """Turns of the processes that write the same aggregate: a hint that spares conflicts, never a right."""
+
+    async def take(self, key: Key) -> None:
+        """Wait until it is this process's turn, a few seconds at most."""
+
+    async def give(self, key: Key) -> None:
+        """Let the next process have its turn."""
+
+
 class Outbox(Protocol):
     """Where outcomes go."""
 

@@ -108,6 +108,11 @@ def inbox(tenant: str, partition: int) -> str:
     return event(tenant, INBOX, str(partition))
 
 
+def turns(tenant: str, aggregate: str, owner: str) -> str:
+    """Subject on which workers tell each other whose turn it is to write an aggregate."""
+    return f"tally.turns.{tenant}.{aggregate}.{owner}"
+
+
 def outcome(tenant: str, command_id: str) -> str:
     """Subject of a command's outcome when its sender names no other."""
     return f"tally.out.{tenant}.{command_id}"

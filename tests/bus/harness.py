@@ -5,7 +5,7 @@ import itertools
 import json
 
 from bus.joining import GroupCommit
-from bus.memory import MemoryCommands, MemoryDeadLetters, MemoryEventStore, MemoryOutbox, MemorySnapshots
+from bus.memory import MemoryCommands, MemoryDeadLetters, MemoryEventStore, MemoryOutbox, MemorySnapshots, MemoryTurns
 from bus.neighbours import Neighbours
 from bus.owners import Room
 from bus.partition import Partition
@@ -67,7 +67,7 @@ class Town:
         self.outbox = MemoryOutbox()
         self.dead = MemoryDeadLetters()
         self.snapshots = MemorySnapshots()
-        self.neighbours = Neighbours()
+        self.neighbours = Neighbours(MemoryTurns())
         self.clock_ms = 1_767_225_600_000
         self.room = Room(owners_max)
         self.ids = itertools.count(1)

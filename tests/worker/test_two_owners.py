@@ -11,6 +11,7 @@ from adapters.jetstream.dead_letters import JetStreamDeadLetters
 from adapters.jetstream.snapshots import JetStreamSnapshots, SharedTail
 from adapters.jetstream.store import JetStreamCommands, JetStreamEventStore, JetStreamOutbox
 from adapters.worker import now_ms
+from bus.memory import MemoryTurns
 from bus.neighbours import Neighbours
 from bus.owners import Room
 from bus.partition import Overtaken, Partition
@@ -41,7 +42,7 @@ def a_partition(client, tenant, outbox):
         outbox=outbox,
         dead=JetStreamDeadLetters(client, tenant),
         restorer=Restorer(0, store, JetStreamSnapshots(client, tenant, batches), SharedTail(client, tenant)),
-        neighbours=Neighbours(),
+        neighbours=Neighbours(MemoryTurns()),
         room=Room(1_000),
         now_ms=now_ms,
         new_id=batches.new_id,
