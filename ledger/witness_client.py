@@ -42,7 +42,10 @@ class WitnessStanding:
 
 @dataclass(slots=True)
 class _Asked:
-    """One witness service with the keys that the policy gives it; `lines` are cosignatures of the current note."""
+    """One witness service with the keys that the policy gives it.
+
+    `lines` are cosignatures of the current note; `done` is the last note that it answered for, with `done_lines`.
+    """
 
     keys: dict[str, VerifierKey]
     link: WitnessLink
@@ -50,6 +53,7 @@ class _Asked:
     recorded: int = 0
     lines: list[SignatureLine] = field(default_factory=list)
     done: bytes = b""
+    done_lines: list[SignatureLine] = field(default_factory=list)
 
 
 class Cosigning:
@@ -74,6 +78,7 @@ class Cosigning:
         self._alarm: HistoryForked | None = None
         self._is_closed = False
         self._is_new = False
+        self._is_late = False
         self._now_seconds = 0
         self._asked = [
             self._witness(url, {name: policy.witnesses[name] for name, at in policy.witness_urls.items() if at == url})
@@ -137,6 +142,25 @@ class Cosigning:
                 self._changed.wait_for(lambda: self._is_new or self._alarm is not None, left)
         return found
 
+    def late(self, published: OpenedCheckpoint) -> OpenedCheckpoint | None:
+        """The published checkpoint with the cosignatures that came since behind all that it has; None when none did."""
+        with self._changed:
+            if not self._is_late:
+                return None
+            self._is_late = False
+            there = {(line.name, line.key_id) for line in parse_note("published checkpoint", published.note).signatures}
+            lines = [
+                line
+                for asked in self._asked
+                if asked.done and published.note.startswith(asked.done)
+                for line in asked.done_lines
+                if (line.name, line.key_id) not in there
+            ]
+        if not lines:
+            return None
+        note = published.note + "".join(map(str, lines)).encode()
+        return self._policy.open("cosigned checkpoint", note, origin=published.checkpoint.origin)
+
     def standings(self) -> list[WitnessStanding]:
         with self._changed:
             return [
@@ -188,9 +212,10 @@ class Cosigning:
 
     def _take(self, asked: _Asked, current: OpenedCheckpoint, lines: list[SignatureLine]) -> None:
         with self._changed:
-            asked.done = current.note
+            asked.done, asked.done_lines = current.note, lines
             if not lines:
                 return
+            self._is_late = True
             asked.recorded = asked.standing.tree_size = current.checkpoint.tree_size
             asked.standing.problem = None
             if self._current is current:

@@ -128,6 +128,7 @@ class LogWriter:
         is_new = False
         if self._promised is None:
             is_new = self._settle(now_ms)
+            self._add_late_cosignatures()
             self._book.close_until(now_ms, self._signed, self._signed_head)
             if self._pending is None and self.has_unsigned:
                 self._sign_head(self._builder.flush(), now_ms)
@@ -194,6 +195,14 @@ class LogWriter:
         self._signed, self._signed_head, self._pending = opened, head, None
         self._builder.remove_finished_partials(head.tree_size)
         return True
+
+    def _add_late_cosignatures(self) -> None:
+        """Publish the checkpoint again with what witnesses said after its quorum was there; nothing is taken away."""
+        found = self._cosigning.late(self._signed) if self._cosigning is not None else None
+        if found is not None:
+            self._require_unchanged()
+            self._folder.replace(CHECKPOINT, found.note)
+            self._signed = found
 
     def _remember(self, note: bytes) -> None:
         self._memory.replace(LAST_SIGNED, note, mode=0o600)
