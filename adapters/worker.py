@@ -235,16 +235,26 @@ class Worker:
         """Remove from the command streams what is decided, and what no partition can decide, every second."""
         while not self._has_left:
             await asyncio.sleep(BEAT_S)
-            try:
-                for (tenant, number), (partition, _) in list(self._running.items()):
-                    seq = partition.decided_seq
-                    if seq > self._purged.get((tenant, number), 0):
-                        await JetStreamCommands(client, tenant).purge(number, seq)
-                        self._purged[tenant, number] = seq
-                    if number == 0:
-                        await answer_strays(client, tenant, now_ms())
-            except EXPECTED as err:
-                log.warning("worker %s: %s", self.worker_id, err)
+            failed: set[str] = set()
+            for tenant, number in list(self._running):
+                if tenant in failed:
+                    continue
+                try:
+                    await self._purge_decided(client, tenant, number)
+                except EXPECTED as err:  # a tenant's own trouble leaves the command streams of the others to be purged
+                    failed.add(tenant)
+                    log.warning("worker %s: %s", self.worker_id, err)
+
+    async def _purge_decided(self, client: Client, tenant: str, number: int) -> None:
+        if (tenant, number) not in self._running:
+            return
+        partition, _ = self._running[tenant, number]
+        seq = partition.decided_seq
+        if seq > self._purged.get((tenant, number), 0):
+            await JetStreamCommands(client, tenant).purge(number, seq)
+            self._purged[tenant, number] = seq
+        if number == 0:
+            await answer_strays(client, tenant, now_ms())
 
     async def _hand_over(self, membership: Membership) -> None:
         """End every partition; each is free for the others as soon as it has come to its end."""

@@ -39,7 +39,7 @@ DIRTY_AT_STOP_MAX: Final = 5_000
 
 
 class Overtaken(Exception):
-    """Another worker has written this partition's inbox: what we know of it is out of date."""
+    """Another worker has written this partition's inbox or its fence: what we know of it is out of date."""
 
 
 class Partition:
@@ -109,7 +109,7 @@ class Partition:
             finally:
                 await source.close()
         if self._restorer.dirty <= DIRTY_AT_STOP_MAX:
-            await self.snapshot()
+            await self._restorer.snapshot(self._head_seq, self._now_ms())
 
     def stop(self) -> None:
         """Let `run` return: at once when it takes over or waits for commands, else when the batch is answered."""
@@ -153,11 +153,11 @@ class Partition:
 
     async def _take(self, source: CommandSource) -> list[Delivery]:
         """The next commands, none when `stop` was called meanwhile."""
-        self._taking = asyncio.ensure_future(source.take(MESSAGES_MAX))
+        taking = self._taking = asyncio.ensure_future(source.take(MESSAGES_MAX))
         try:
-            while not (await asyncio.wait({self._taking}, timeout=IDLE_S))[0]:
+            while not (await asyncio.wait({taking}, timeout=IDLE_S))[0]:
                 await self.snapshot()
-            found: list[Delivery] = await self._taking
+            found: list[Delivery] = await taking
         except asyncio.CancelledError:
             if not self.is_stopping:
                 raise
@@ -166,6 +166,7 @@ class Partition:
             return found
         finally:
             self._taking = None
+            taking.cancel()
 
     async def prepare(self, taken: Sequence[Delivery]) -> tuple[list[Delivery], list[Task | RefusedAnswer]]:
         """Read what was taken, and make live whom it needs; an operator's word that is not true is taken back."""
@@ -237,7 +238,9 @@ class Partition:
 
     async def snapshot(self) -> None:
         """Write what a successor would otherwise have to read from the tail; who need not stay in memory may go."""
-        await self._restorer.snapshot(self._head_seq)
+        await self._restorer.snapshot(self._head_seq, self._now_ms())
+        if self._restorer.is_fenced_off(self._now_ms()):
+            raise Overtaken  # or an answer was lost: without snapshots nobody would ever leave memory again
         self._live.passivate(self._restorer.may_go)
 
     async def _keep_memory_bounded(self) -> None:

@@ -30,6 +30,8 @@ REFUSED: Final = "$refused-"
 #: Those of a few owners do not wait: whoever takes over in steady traffic finds a tail of so many seconds.
 FEW_AFTER_MS: Final = 10_000
 FEW_BEHIND: Final = 1_000
+#: Whose snapshots were refused for so long takes the partition over anew, if it is still his.
+FENCED_OFF_AFTER_MS: Final = 5_000
 #: Owners of the tail that one call of `snapshot` brings into snapshots.
 TAIL_AT_ONCE: Final = 500
 
@@ -53,7 +55,7 @@ class Restorer:
         self._complete_to = 0
         self._rests = 0
         self._dirty_since_ms: int | None = None
-        self._is_failing = False
+        self._failing_since_ms: int | None = None
         self._kept = KnownIds()
         self._tail: dict[str, list[Recorded]] = {}
         self._by_history: set[str] = set()
@@ -68,6 +70,7 @@ class Restorer:
         self._fence_seq, body = found or (0, b"")
         watermark = snapshots.decode_watermark(self._partition, body)
         self._complete_to = watermark.stream_seq
+        self._failing_since_ms = None
         self._dirty.clear()
         self._by_history.clear()
         self._tail.clear()
@@ -185,7 +188,11 @@ class Restorer:
         is_old = now_ms - self._dirty_since_ms > FEW_AFTER_MS and behind > FEW_BEHIND
         return behind > BEHIND_MAX or (is_old and len(self._dirty) <= SNAPSHOTS_AT_ONCE)
 
-    async def snapshot(self, head_seq: int) -> None:
+    def is_fenced_off(self, now_ms: int) -> bool:
+        """Whether no snapshot could be written for long: somebody has the fence, or an answer of ours was lost."""
+        return self._failing_since_ms is not None and now_ms - self._failing_since_ms > FENCED_OFF_AFTER_MS
+
+    async def snapshot(self, head_seq: int, now_ms: int) -> None:
         """Write every owner that has gone on since the last time; the batch that ends at `head_seq` is the last."""
         if self._tail:
             await self.load(list(self._tail)[:TAIL_AT_ONCE])
@@ -197,11 +204,11 @@ class Restorer:
                 await self._keep_up(head_seq)
         except (AppendRefused, OutcomeUnknown, StoreUnavailable) as err:
             self._dirty = {**dirty, **self._dirty}
-            if not self._is_failing:  # an overtaken worker would say it every second until it is told to stop
+            if self._failing_since_ms is None:  # an overtaken worker would say it every second until it is told to stop
                 log.warning("snapshots of partition %d were not written: %s", self._partition, err)
-            self._is_failing = True
+                self._failing_since_ms = now_ms
         else:
-            self._is_failing = False
+            self._failing_since_ms = None
 
     async def _keep_up(self, head_seq: int) -> None:
         """While others fill the stream and we have nothing to decide, nothing of it is our tail."""

@@ -58,8 +58,12 @@ async def lease(client: Client, name: str, what: str, holder: str) -> AsyncItera
         nonlocal seq, lost
         while seq is not None:
             await asyncio.sleep(RENEWED_EVERY_S)
-            with suppress(nats.errors.Error, TimeoutError):
+            try:
                 seq = await _publish(client, subject, holder, seq)
+            except WrongStream:  # nobody can renew it, and nobody knows who has it
+                break
+            except (nats.errors.Error, TimeoutError):
+                continue
         lost = True
         if working is not None:
             working.cancel()
