@@ -6,6 +6,8 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Final
 
+import msgspec
+
 from bus.batch import Answer, ParkedAnswer, RefusedAnswer
 from bus.envelope import one_line
 from bus.ports import DeadLetters, Delivery, Redrive
@@ -96,7 +98,7 @@ class Poison:
         return [
             delivery
             if delivery.redrive is None or not isinstance(task, Task) or await self._is_true(delivery.redrive, task)
-            else delivery._replace(redrive=None)
+            else msgspec.structs.replace(delivery, redrive=None)
             for delivery, task in zip(deliveries, tasks, strict=True)
         ]
 

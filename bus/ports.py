@@ -18,7 +18,7 @@ class Redrive(NamedTuple):
     is_discard: bool
 
 
-class Delivery(NamedTuple):
+class Delivery(msgspec.Struct, frozen=True, gc=False):
     """One command as it lies in the stream."""
 
     stream_seq: int

@@ -1,6 +1,7 @@
 import asyncio
 import json
 
+import msgspec
 import pytest
 from harness import PARTITIONS, Town, body_of, said, town_with
 
@@ -147,7 +148,7 @@ def test_what_was_taken_stays_as_it_is_when_a_forged_word_is_taken_back():
     forged, taken, (deliveries, tasks) = asyncio.run(story())
 
     assert [delivery.redrive for delivery in taken] == [forged]
-    assert deliveries == [taken[0]._replace(redrive=None)]
+    assert deliveries == [msgspec.structs.replace(taken[0], redrive=None)]
     assert [task.request.id for task in tasks] == ["forged"]
 
 
