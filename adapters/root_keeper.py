@@ -34,6 +34,8 @@ KEPT: Final = ".kept.json"
 LOCK: Final = ".kept.lock"
 LOOK_EVERY_S: Final = 1.0
 WAIT_MAX_S: Final = 300.0
+#: How long a folder that cannot be read is left alone.
+AWAY_S: Final = 10.0
 WORM: Final = "worm"
 
 
@@ -148,12 +150,16 @@ class RootKeeper:
         due = pause_s = 0.0
         while not stop.wait(pause_s):
             pause_s = LOOK_EVERY_S
-            months = closed_months(self._folder)
-            if months == tried and time.monotonic() < due:
-                continue
             try:
+                months = closed_months(self._folder)
+                if months == tried and time.monotonic() < due:
+                    continue
                 lock = Lock(self._folder.root / LOCK)
             except SignerLocked:  # one that was told to stop is still waiting for an answer
+                continue
+            except OSError as err:  # a file system that is away for a while must not end the thread
+                log.warning("monthly roots of %s: %s; looked for again later", self._tenant, err)
+                pause_s = AWAY_S
                 continue
             try:
                 is_done = self.keep(stop)

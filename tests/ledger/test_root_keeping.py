@@ -214,6 +214,27 @@ def test_a_keeper_waits_for_the_one_before_it_and_then_goes_on(place, one):
     assert place.folder.read(stamp_path(MONTH, "one")) is not None
 
 
+def test_a_folder_that_cannot_be_read_for_a_while_does_not_end_the_keeper(place, one, monkeypatch):
+    monkeypatch.setattr("adapters.root_keeper.AWAY_S", 0.05)
+    keeper = place.write(one)
+    roots, elsewhere = place.log_dir / "roots", place.log_dir / ".roots"
+    roots.rename(elsewhere)
+    roots.symlink_to(roots)  # whoever lists it goes round in a circle
+    stop = threading.Event()
+    thread = threading.Thread(target=keeper.run, args=(stop,), daemon=True)
+    thread.start()
+    stop.wait(0.3)
+    roots.unlink()
+    elsewhere.rename(roots)
+    try:
+        wait_for(lambda: place.folder.read(stamp_path(MONTH, "one")) is not None)
+    finally:
+        stop.set()
+        thread.join(20)
+
+    assert place.folder.read(stamp_path(MONTH, "one")) is not None
+
+
 def test_a_bucket_without_object_lock_is_refused_and_told(place, bucket):
     plain = f"{bucket.name}-plain"
     bucket.client.create_bucket(Bucket=plain)
