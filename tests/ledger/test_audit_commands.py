@@ -49,6 +49,7 @@ def said(installed, **options):
 
 
 TWICE = {
+    "one idempotency key with two bodies": (1, 1 + SUBJECTS),
     "soon after": (0, 14),
     "in the next bundle": (3, 3 + 40 * SUBJECTS),
     "in another block": (3, 3 + 100 * SUBJECTS),
