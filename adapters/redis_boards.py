@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -27,6 +27,7 @@ from adapters.redis_parking import parked_events, written
 from adapters.redis_scripts import APPLIED, APPLY, HELD, SWITCHED, Script
 from bus.envelope import Recorded
 from bus.follower import Position, StreamIdentity
+from bus.gist import gist_of
 from projections import leaderboards
 from projections.boards import decode_settings
 from projections.errors import Fenced, ProjectionError, Switched
@@ -44,6 +45,8 @@ class LeaderboardFollower:
 
     name = leaderboards.NAME
     apply_every_s = 0.02
+    #: What a rebuild has decoded while the store works.
+    look_at: Callable[[Recorded], object] = staticmethod(gist_of)
 
     def __init__(self, settings: BoardsSettings, generation: str = LIVE) -> None:
         self._settings = settings

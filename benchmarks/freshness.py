@@ -32,7 +32,7 @@ from simulations.lag import percentiles
 REDIS, POSTGRES, ICEBERG = "leaderboards", "readmodels", "analytics"
 BURST, STEADY = "burst", f"at {RATE:,}/s"
 #: How often a position is looked at: what is seen is late by so much at most, and by the time that a look takes.
-LOOK_EVERY_S: Final = {REDIS: 0.01, POSTGRES: 0.01, ICEBERG: 0.5}
+LOOK_EVERY_S: Final = {REDIS: 0.02, POSTGRES: 0.02, ICEBERG: 1.0}
 SETTLED_WITHIN_S: Final = 300.0
 START_IN_S: Final = 0.5
 READ_AT_ONCE: Final = 10_000

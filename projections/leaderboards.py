@@ -12,8 +12,8 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from bus.envelope import COMMANDS_DECIDED, Recorded
-from domain.catalogue import EVENTS
+from bus.envelope import Recorded
+from bus.gist import KINDS, gist_of
 from domain.player import PLAYER_REGISTERED, QUEST_COMPLETED, STEP_REACHED, XP_AWARDED
 from domain.token import TOKENS_MINTED, TOKENS_RECEIVED, TOKENS_SENT, TOKENS_SPENT
 from projections.boards import MOST, BoardSettings, Definition, Metric, base_name
@@ -26,7 +26,7 @@ SEQ_DIGITS: Final = 12
 #: Bits that say what of a player's profile comes behind the name of a board.
 REGION: Final = 1
 COHORT: Final = 2
-_KNOWN: Final = frozenset((*EVENTS, COMMANDS_DECIDED))
+_REGISTERED: Final = KINDS[PLAYER_REGISTERED]
 
 _Value = Callable[[Any], int]
 #: Metric -> the events that tell of it, and how much each of them counts.
@@ -80,11 +80,11 @@ class Projector:
 
     def __init__(self, settings: BoardSettings) -> None:
         zone = zone_of(settings.zone)
-        rules: dict[str, list[Rule]] = {}
+        rules: dict[type[Any], list[Rule]] = {}
         for one in settings.definitions:
             label = labels(one.window, zone, settings.seasons)
             for kind, value in _TOLD_BY[one.metric].items():
-                rules.setdefault(kind, []).append(_rule(one, label, value))
+                rules.setdefault(KINDS[kind], []).append(_rule(one, label, value))
         self._rules = rules
         self._needs_profiles = any(rule.profile for found in rules.values() for rule in found)
 
@@ -92,20 +92,18 @@ class Projector:
         """The changes that the records make; raises `UnknownEvent`."""
         writes = Writes({}, {})
         for record in records:
-            event = record.event
-            kind = event.type
+            gist = gist_of(record)
+            kind = type(gist)
             if rules := self._rules.get(kind):
-                player = event.subject.partition("/")[2]
-                data = record.data
+                player = gist.subject.partition("/")[2]
                 for rule in rules:
-                    _change(writes.boards, rule, record.stream_seq, event.time, player, data)
-            elif kind == PLAYER_REGISTERED:
+                    _change(writes.boards, rule, record.stream_seq, gist.time, player, gist.data)
+            elif kind is _REGISTERED:
                 if self._needs_profiles:
-                    data = record.data
-                    player = event.subject.partition("/")[2]
-                    writes.profiles[player] = (data.region or "", data.cohort or "")
-            elif kind not in _KNOWN:
-                raise UnknownEvent(NAME, record.stream_seq, kind)
+                    player = gist.subject.partition("/")[2]
+                    writes.profiles[player] = (gist.data.region or "", gist.data.cohort or "")
+            elif gist is None:
+                raise UnknownEvent(NAME, record.stream_seq, record.event.type)
         return writes
 
 

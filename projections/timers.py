@@ -15,6 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from bus.envelope import JSON, EventEnvelope, Recorded, source_of
+from bus.gist import KINDS, gist_of
 from domain import player, quest
 from domain.values import to_ms
 
@@ -37,17 +38,17 @@ class Timer(msgspec.Struct, frozen=True, kw_only=True):
 
 #: Key -> the timer that is set, None where it ended.
 Changes = dict[str, Timer | None]
-Handler = Callable[[Changes, EventEnvelope, str, Any], None]
+Handler = Callable[[Changes, Recorded, str, Any], None]
 
 
 def project(records: Iterable[Recorded]) -> Changes:
     """What the records leave behind of timers; of several changes of one timer the last."""
     changes: Changes = {}
     for record in records:
-        event = record.event
-        handle = _HANDLERS.get(event.type)
+        gist = gist_of(record)
+        handle = _HANDLERS.get(type(gist))
         if handle is not None:
-            handle(changes, event, event.subject.partition("/")[2], record.data)
+            handle(changes, record, gist.subject.partition("/")[2], gist.data)
     return changes
 
 
@@ -78,25 +79,25 @@ def _deadline(player_id: str, quest_id: str, attempt: int) -> str:
     return f"player.{player_id}.{quest_id}.{attempt}"
 
 
-def _published(changes: Changes, event: EventEnvelope, owner: str, data: quest.QuestPublished) -> None:
+def _published(changes: Changes, record: Recorded, owner: str, data: quest.QuestPublished) -> None:
     if data.closes_at is not None:
-        _set(changes, event, _closing(owner), data.closes_at, (quest.CLOSE_QUEST, {}))
+        _set(changes, record.event, _closing(owner), data.closes_at, (quest.CLOSE_QUEST, {}))
 
 
-def _closing_ended(changes: Changes, _: EventEnvelope, owner: str, __: quest.QuestRetired | quest.QuestClosed) -> None:
+def _closing_ended(changes: Changes, _: Recorded, owner: str, __: quest.QuestRetired | quest.QuestClosed) -> None:
     changes[_closing(owner)] = None
 
 
-def _accepted(changes: Changes, event: EventEnvelope, owner: str, data: player.QuestAccepted) -> None:
+def _accepted(changes: Changes, record: Recorded, owner: str, data: player.QuestAccepted) -> None:
     if data.deadline_at is not None:
         key = _deadline(owner, data.quest, data.attempt)
         asked = {"quest": data.quest, "attempt": data.attempt}
-        _set(changes, event, key, data.deadline_at, (player.EXPIRE_ATTEMPT, asked))
+        _set(changes, record.event, key, data.deadline_at, (player.EXPIRE_ATTEMPT, asked))
 
 
 def _attempt_ended(
     changes: Changes,
-    _: EventEnvelope,
+    _: Recorded,
     owner: str,
     data: player.QuestCompleted | player.QuestAbandoned | player.AttemptExpired,
 ) -> None:
@@ -123,7 +124,7 @@ def _set(changes: Changes, event: EventEnvelope, key: str, due_at: str, asked: t
     changes[key] = Timer(due_at=due_at, body=msgspec.json.encode(command))
 
 
-_HANDLERS: Final[Mapping[str, Handler]] = {
+_BY_NAME: Final[Mapping[str, Handler]] = {
     quest.QUEST_PUBLISHED: _published,
     quest.QUEST_RETIRED: _closing_ended,
     quest.QUEST_CLOSED: _closing_ended,
@@ -132,3 +133,4 @@ _HANDLERS: Final[Mapping[str, Handler]] = {
     player.QUEST_ABANDONED: _attempt_ended,
     player.ATTEMPT_EXPIRED: _attempt_ended,
 }
+_HANDLERS: Final[Mapping[type[Any], Handler]] = {KINDS[name]: handle for name, handle in _BY_NAME.items()}
