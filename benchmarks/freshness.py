@@ -159,6 +159,8 @@ async def _looking(settings: Settings) -> AsyncIterator[dict[str, Seen]]:
             POSTGRES: lambda: postgres.stored_position(connection),
             ICEBERG: lambda: iceberg.read_position(settings, TENANT),
         }
+        for look in looks.values():
+            await look()  # the first one imports and connects: not under load
         tasks = [asyncio.create_task(_look(looks[sink], one, LOOK_EVERY_S[sink])) for sink, one in seen.items()]
         try:
             yield seen
