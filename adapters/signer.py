@@ -30,7 +30,7 @@ from ledger.hashing import leaf_hash
 from ledger.keyfolder import POLICY
 from ledger.keyring import ORIGIN_PREFIX, ensure_keys, load_keyring
 from ledger.reader import LogReader
-from ledger.tiles import CHECKPOINT
+from ledger.tiles import CHECKPOINT, TILE_WIDTH
 from ledger.writer import LogWriter
 
 log = logging.getLogger(__name__)
@@ -43,6 +43,7 @@ SIGN_EVERY_MAX_MS: Final = 700
 SIGN_TIMES: Final = 10
 #: So many events wait before they are integrated; fewer do only until the next checkpoint.
 ENTRIES_AT_ONCE: Final = 4_096
+MANY_ENTRIES: Final = 1_024
 
 
 def system_now_ms() -> int:
@@ -108,7 +109,7 @@ class Signer:
                 raise TallyError(f"{got}: it opens the log anew")
         self._waiting += [record.body for record in records]
         if len(self._waiting) >= ENTRIES_AT_ONCE:
-            await asyncio.to_thread(writer.append, self._taken())
+            await asyncio.to_thread(writer.append, self._taken(writer))
 
     async def idle(self) -> None:
         """Sign what waits, one to five times a second; closes a month when its time has come.
@@ -118,12 +119,18 @@ class Signer:
         now_ms = self._now_ms()
         if abs(now_ms - self._signed_at_ms) >= self._sign_every_ms:
             self._signed_at_ms = now_ms
-            await asyncio.to_thread(self._sign, self._require_open(), self._taken(), now_ms)
+            writer = self._require_open()
+            await asyncio.to_thread(self._sign, writer, self._taken(writer), now_ms)
             took_ms = self._now_ms() - now_ms
             self._sign_every_ms = min(max(SIGN_EVERY_MS, SIGN_TIMES * took_ms), SIGN_EVERY_MAX_MS)
 
-    def _taken(self) -> list[bytes]:
-        taken, self._waiting = self._waiting, []
+    def _taken(self, writer: LogWriter) -> list[bytes]:
+        """What waits; while many come only whole bundles of it, as a partial one is written for one checkpoint."""
+        count = len(self._waiting)
+        whole = count - (writer.tree_size + count) % TILE_WIDTH
+        if whole >= MANY_ENTRIES:
+            count = whole
+        taken, self._waiting = self._waiting[:count], self._waiting[count:]
         return taken
 
     def _sign(self, writer: LogWriter, entries: list[bytes], now_ms: int) -> None:
@@ -138,7 +145,8 @@ class Signer:
         writer, self._writer = self._writer, None
         self._stop_keeping.set()
         if writer is not None:
-            await asyncio.to_thread(self._close, writer, self._taken(), self._now_ms())
+            waiting, self._waiting = self._waiting, []
+            await asyncio.to_thread(self._close, writer, waiting, self._now_ms())
 
     @staticmethod
     def _close(writer: LogWriter, entries: list[bytes], now_ms: int) -> None:
