@@ -23,9 +23,11 @@ REQUIRED: Final = (
 )  # fmt: skip
 OPTIONAL: Final = ("correlationid", "actor", "traceparent")
 
-# The beginning of an event in its canonical form, which is fast to read; anything else is read as JSON.
+# The beginning of an event in its canonical form, which is fast to read: plain ASCII, nothing escaped. Anything else is
+# read as JSON.
 _BEGINNING: Final = re.compile(
-    rb'\{"specversion":"1\.0","id":"[^"\\]*","source":"[^"\\]*","type":"([^"\\]*)","subject":"([^"\\]*)"'
+    rb'\{"specversion":"1\.0","id":"[ !#-\[\]-~]*+","source":"[ !#-\[\]-~]*+",'
+    rb'"type":"([ !#-\[\]-~]*+)","subject":"([ !#-\[\]-~]*+)"'
 )
 
 
@@ -39,13 +41,10 @@ def count_types(entries: Sequence[bytes]) -> Counter[str]:
     match = _BEGINNING.match
     found = Counter([beginning[1] if (beginning := match(entry)) else None for entry in entries])
     counts: Counter[str] = Counter()
-    try:
-        for name, count in found.items():
-            if name is None:
-                return Counter(map(type_of, entries))
-            counts[name.decode() or UNTYPED] += count
-    except UnicodeDecodeError:
-        return Counter(map(type_of, entries))
+    for name, count in found.items():
+        if name is None:
+            return Counter(map(type_of, entries))
+        counts[name.decode() or UNTYPED] += count
     return counts
 
 
@@ -57,10 +56,7 @@ def subject_of(entry: bytes) -> str:
 def _attribute(entry: bytes, group: int, name: str) -> str:
     match = _BEGINNING.match(entry)
     if match is not None:
-        try:
-            return match[group].decode()
-        except UnicodeDecodeError:
-            return ""
+        return match[group].decode()
     found = _attributes(entry).get(name)
     return found if isinstance(found, str) else ""
 

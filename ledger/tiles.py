@@ -9,7 +9,7 @@ Level -1 stands for the entry bundles and -2 for the chain, so that one type nam
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from ledger.encoding import parse_decimal
@@ -110,13 +110,15 @@ def all_tiles(level: int, tree_size: int) -> Iterator[Tile]:
         yield Tile(level, number, min(hashes - number * TILE_WIDTH, TILE_WIDTH))
 
 
-def encode_bundle(entries: Sequence[bytes]) -> bytes:
+def encode_bundle(entries: Iterable[bytes]) -> bytes:
     """The bytes of an entry bundle; raises `Malformed` for an entry of more than 65,535 bytes."""
-    try:
-        return b"".join([part for entry in entries for part in (len(entry).to_bytes(2, "big"), entry)])
-    except OverflowError as err:
-        expected = f"at most {ENTRY_BYTES_MAX} bytes"
-        raise Malformed("entry", expected=expected, found=max(map(len, entries))) from err
+    parts: list[bytes] = []
+    for entry in entries:
+        length = len(entry)
+        if length > ENTRY_BYTES_MAX:
+            raise Malformed("entry", expected=f"at most {ENTRY_BYTES_MAX} bytes", found=length)
+        parts += (length.to_bytes(2, "big"), entry)
+    return b"".join(parts)
 
 
 def decode_bundle(what: str, data: bytes, width: int) -> list[bytes]:

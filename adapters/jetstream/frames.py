@@ -3,7 +3,7 @@
 nats-py matches two patterns for each message, builds a dict of its headers, queues it and wakes a task. Where messages
 come by the hundred thousand that costs more than everything that is done with them, so a subscription may take its
 frames here, in the order in which they came, in a plain call. Everything else goes the way of nats-py. Private names of
-nats-py that are used here, and nowhere else: `_ps`, `_process_msg`, `Subscription._id`.
+nats-py that are used here, and nowhere else: `_ps`, `_process_msg`, `Subscription._id`, `client.DEFAULT_BUFFER_SIZE`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
+from nats.aio import client as nats_client
 from nats.aio.client import Client
 from nats.aio.subscription import Subscription
 from nats.errors import ProtocolError
 from nats.protocol.parser import Parser
 
+#: What nats-py reads at once, its own 32 KiB being 60 events: a seventh of the time that reading takes.
+nats_client.DEFAULT_BUFFER_SIZE = 131_072
 _HEADER_LINE: Final = b"NATS/1.0"
 _CRLF: Final = b"\r\n"
 _MESSAGES: Final = (b"MSG ", b"HMSG ")
