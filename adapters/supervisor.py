@@ -15,7 +15,6 @@ from adapters.embedded_servers import EmbeddedServer
 from adapters.errors import ServerFailed, TallyError
 from adapters.files import change_endpoints, make_directory, write_endpoints
 from adapters.generations import PROJECTIONS
-from adapters.root_settings import load_roots_config
 from adapters.settings import ENDPOINTS_FILE, SOURCES, Settings
 from adapters.supervisor_kept import Kept
 from adapters.supervisor_lock import DataDirLock
@@ -37,6 +36,8 @@ def group_command(group: str, data_dir: Path) -> list[str]:
 
 def default_processes(data_dir: Path) -> str:
     """The groups that are run when nobody says which: a publisher where `roots.toml` names a bucket for the log."""
+    from adapters.root_settings import load_roots_config  # it loads what only signing needs
+
     try:
         publication = load_roots_config(Settings.load(data_dir, need=())).publication
     except TallyError:  # the signer and tally status say what is wrong with the file

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 import pytest
 from authorities import Authority, AuthorityServer
-from bucket_places import BucketPlace
 from kept_places import LAST_MONTH_MS, NOW_MS, Place, recorded
 from log_samples import Installation
 from witness_samples import RunningWitness, WitnessedLog
@@ -121,6 +120,8 @@ def published(tmp_path, ed25519_alone):
 
 @pytest.fixture
 def mirrored(published, bucket, tmp_path):
+    from bucket_places import BucketPlace  # it needs boto3, the other fixtures do not
+
     found = BucketPlace(published, bucket, tmp_path)
     found.make_public()
     found.write_config()
