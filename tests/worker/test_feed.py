@@ -9,10 +9,16 @@ import pytest
 
 from adapters import feed
 from adapters.feed import SharedRead, keep_following, keep_pumping, require_on_stream
+from adapters.iceberg import AnalyticsFollower
 from adapters.jetstream.append import BatchPublisher
 from adapters.jetstream.connection import connect
 from adapters.jetstream.store import JetStreamEventStore
 from adapters.jetstream.streams import create_tenant, describe
+from adapters.postgres_readmodels import ReadModelFollower
+from adapters.redis_boards import LeaderboardFollower
+from adapters.segments import SegmentFollower
+from adapters.signer import Signer
+from adapters.timers import TimersFollower
 from bus import subjects
 from bus.errors import WrongStream
 from bus.follower import Position, leaf_hash
@@ -132,6 +138,16 @@ def test_what_comes_soon_after_a_batch_is_applied_together_with_what_follows(set
     waits = [later - at for at, later in pairwise(calm.began)]
     assert waits
     assert min(waits) >= 0.1
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [AnalyticsFollower, LeaderboardFollower, ReadModelFollower, SegmentFollower, Signer, TimersFollower],
+    ids=lambda kind: kind.__name__,
+)
+def test_no_follower_waits_so_long_that_it_is_asked_to_commit_less_than_four_times_a_second(kind):
+    assert 0 < kind.apply_every_s <= 0.1
+    assert kind.apply_every_s < feed.IDLE_S <= 0.25
 
 
 def test_a_full_batch_waits_for_nothing(settings, tenant, monkeypatch):
