@@ -106,7 +106,7 @@ def stop_supervisor(data_dir: Path, within_s: float) -> bool:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
         deadline = time.monotonic() + within_s
-        while is_locked(data_dir):
+        while is_locked(data_dir) or _runs(pid):
             if time.monotonic() > deadline:
                 break
             time.sleep(POLL_S)
@@ -121,6 +121,14 @@ def _try_lock(file: IO[bytes]) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def _runs(pid: int | None) -> bool:
+    """Tell whether a process still runs: it frees the lock before it is gone, and a dead one may wait to be reaped."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] not in {"Z", "X"}
+    except OSError:
+        return False
 
 
 def _born(pid: int) -> str | None:

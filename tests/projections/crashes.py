@@ -36,6 +36,8 @@ OPENING_EVERY = 4
 READY_WITHIN_S = 60.0
 CATCHES_UP_WITHIN_S = 60.0
 BATCH_MAX = 10
+#: Two copies that both follow meet sooner or later: so many portions more, one by one, until one has been refused.
+CHANCES = 6
 
 
 class Crashed(NamedTuple):
@@ -138,7 +140,8 @@ async def crash(sink, settings, tenant, folder, *, kills, seed, copies=1):
     in_work = 0
     try:
         await streams.create_tenant(client, tenant)
-        flow = Flow(client, story, dice, 2 * kills + 2, sink.write_s / 10)
+        chances = CHANCES if copies > 1 else 0
+        flow = Flow(client, story, dice, 2 * kills + 2 + chances, sink.write_s / 10)
         for copy in range(copies):
             projectors.start(copy)
         for number in range(kills):
@@ -155,9 +158,10 @@ async def crash(sink, settings, tenant, folder, *, kills, seed, copies=1):
             await flowing
             projectors.start(victim)
         await projectors.are_ready()
-        await flow.portion()
-        await caught_up(sink, settings, tenant, flow.told, projectors)
-        await flow.portion()
+        while flow.told < len(story.records):
+            await flow.portion()
+            if copies == 1 or sink.refusal not in projectors.said():
+                await caught_up(sink, settings, tenant, flow.told, projectors)
         await caught_up(sink, settings, tenant, flow.told, projectors)
         await require_fold(sink, settings, story, seed)
     finally:
