@@ -1,6 +1,7 @@
 """What every test may ask for: real servers of this run's own, settings for them, a tenant of its own."""
 
 import os
+import signal
 import uuid
 from collections.abc import Iterator
 
@@ -14,6 +15,10 @@ _MUST_RUN_ALL = os.environ.get("TALLY_SKIP_NOTHING", "") == "1"
 for _name in [name for name in os.environ if name.startswith("TALLY_")]:
     del os.environ[_name]
 _SKIPPED_FILES: set[str] = set()
+# A shell that runs us in the background (`make test &`) has Ctrl-C ignored here and in every program that a test starts
+# and interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
