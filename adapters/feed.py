@@ -25,8 +25,6 @@ log = logging.getLogger(__name__)
 
 RECORDS_AT_ONCE: Final = 4_000
 WINDOW_RECORDS: Final = 32_000
-#: While events flow they are taken a hundred times a second at most: followers wake up for many at once.
-GATHER_S: Final = 0.01
 SLOW_PATIENCE_S: Final = 1.0
 IDLE_S: Final = 0.2
 RETRY_WAIT_MAX_S: Final = 10.0
@@ -99,8 +97,6 @@ class SharedRead:
                     self._window.extend(fresh)
                     self._changed.notify_all()
                     await self._make_room()
-                if len(fresh) < RECORDS_AT_ONCE:
-                    await asyncio.sleep(GATHER_S)
         except StreamReplaced as err:
             self._replaced = err
             raise

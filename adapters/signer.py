@@ -61,6 +61,7 @@ class Signer:
         self._now_ms = now_ms
         self._writer: LogWriter | None = None
         self._waiting: list[bytes] = []
+        self._is_flowing = False
         self._teller: WitnessTeller | None = None
         self._signed_at_ms = 0
         self._sign_every_ms = SIGN_EVERY_MS
@@ -108,27 +109,29 @@ class Signer:
                 got = f"the signer got event {record.stream_seq}, wanted {stream_seq}"
                 raise TallyError(f"{got}: it opens the log anew")
         self._waiting += [record.body for record in records]
+        self._is_flowing = True
         if len(self._waiting) >= ENTRIES_AT_ONCE:
-            await asyncio.to_thread(writer.append, self._taken(writer))
+            await asyncio.to_thread(writer.append, self._taken(writer, is_flowing=True))
 
     async def idle(self) -> None:
-        """Sign what waits, one to five times a second; closes a month when its time has come.
+        """Sign what waits, one to five times a second, soon when no more came; closes a month when its time has come.
 
         Waits for no witness: what the quorum has cosigned by then is published.
         """
         now_ms = self._now_ms()
-        if abs(now_ms - self._signed_at_ms) >= self._sign_every_ms:
+        is_flowing, self._is_flowing = self._is_flowing, False
+        if abs(now_ms - self._signed_at_ms) >= (self._sign_every_ms if is_flowing else SIGN_EVERY_MS):
             self._signed_at_ms = now_ms
             writer = self._require_open()
-            await asyncio.to_thread(self._sign, writer, self._taken(writer), now_ms)
+            await asyncio.to_thread(self._sign, writer, self._taken(writer, is_flowing=is_flowing), now_ms)
             took_ms = self._now_ms() - now_ms
             self._sign_every_ms = min(max(SIGN_EVERY_MS, SIGN_TIMES * took_ms), SIGN_EVERY_MAX_MS)
 
-    def _taken(self, writer: LogWriter) -> list[bytes]:
+    def _taken(self, writer: LogWriter, *, is_flowing: bool) -> list[bytes]:
         """What waits; while many come only whole bundles of it, as a partial one is written for one checkpoint."""
         count = len(self._waiting)
         whole = count - (writer.tree_size + count) % TILE_WIDTH
-        if whole >= MANY_ENTRIES:
+        if is_flowing and whole >= MANY_ENTRIES:
             count = whole
         taken, self._waiting = self._waiting[:count], self._waiting[count:]
         return taken
