@@ -10,6 +10,7 @@ from __future__ import annotations
 import http.client
 import threading
 import time
+from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -44,7 +45,8 @@ class WitnessStanding:
 class _Asked:
     """One witness service with the keys that the policy gives it.
 
-    `lines` are cosignatures of the current note; `done` is the last note that it answered for, with `done_lines`.
+    `lines` are cosignatures of the current note; `answered` are the last two notes that it answered for, each with its
+    lines: between two looks of the log it can answer for the note before and for the current one.
     """
 
     keys: dict[str, VerifierKey]
@@ -52,8 +54,12 @@ class _Asked:
     standing: WitnessStanding
     recorded: int = 0
     lines: list[SignatureLine] = field(default_factory=list)
-    done: bytes = b""
-    done_lines: list[SignatureLine] = field(default_factory=list)
+    answered: deque[tuple[bytes, list[SignatureLine]]] = field(default_factory=lambda: deque(maxlen=2))
+
+    @property
+    def done(self) -> bytes:
+        """The last note that it answered for."""
+        return self.answered[-1][0] if self.answered else b""
 
 
 class Cosigning:
@@ -152,8 +158,9 @@ class Cosigning:
             lines = [
                 line
                 for asked in self._asked
-                if asked.done and published.note.startswith(asked.done)
-                for line in asked.done_lines
+                for note, theirs in asked.answered
+                if published.note.startswith(note)
+                for line in theirs
                 if (line.name, line.key_id) not in there
             ]
         if not lines:
@@ -212,7 +219,7 @@ class Cosigning:
 
     def _take(self, asked: _Asked, current: OpenedCheckpoint, lines: list[SignatureLine]) -> None:
         with self._changed:
-            asked.done, asked.done_lines = current.note, lines
+            asked.answered.append((current.note, lines))
             if not lines:
                 return
             self._is_late = True

@@ -28,11 +28,13 @@ class Latecomer(Puppet):
 
     def __init__(self):
         super().__init__(self._cosign)
+        self.asked = []
 
     def _cosign(self, handler, body):
+        checkpoint = parse_checkpoint("asked", parse_request(body).note)[0]
+        self.asked.append(checkpoint.tree_size)
         self.go_on.wait(60)
-        request = parse_request(body)
-        line = self.key.sign_checkpoint(parse_checkpoint("asked", request.note)[0], NOW)
+        line = self.key.sign_checkpoint(checkpoint, NOW)
         handler.say(200, str(line).encode())
 
 
@@ -73,6 +75,7 @@ def test_it_is_added_while_a_newer_checkpoint_waits_for_its_quorum(witnessed, wi
         sign_until(writer, lambda: writer.witnesses()[0].tree_size == 0)
         late.go_on.clear()
         grow(writer, 300)
+        sign_until(writer, lambda: 300 in late.asked)  # who is asked later is asked for the newest alone
         assert "w0" not in witnessed_by(witnessed)
         for witness in witnesses[:2]:
             witness.stop()

@@ -58,7 +58,8 @@ def test_nothing_is_published_before_the_quorum_has_cosigned_and_events_are_inte
     for size in (301, 600, 1_100, 1_300):
         writer.append(events(writer.tree_size, size))
         assert writer.sign(NOV_21) is None
-    assert (witnessed.published, writer.pending.tree_size, writer.tree_size) == (before, 301, 1_300)
+    assert witnessed.published.startswith(before)  # behind it the third witness's line may stand by now
+    assert (witnessed.published_size(), writer.pending.tree_size, writer.tree_size) == (300, 301, 1_300)
     assert witnessed.audit().checkpoint.checkpoint.tree_size == 300
 
     witnesses[2].start()
