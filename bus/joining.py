@@ -19,6 +19,8 @@ from bus.ports import Message
 ON_THEIR_WAY_MAX: Final = 2
 #: With one inbox event more than a partition's own messages.
 JOINED_MAX: Final = MESSAGES_MAX + 1
+#: So many messages do not wait for more: the server has the next batch there while it stores the one before.
+ENOUGH: Final = JOINED_MAX // 2
 
 
 class _Waiting:
@@ -50,7 +52,7 @@ class GroupCommit:
         loop = asyncio.get_running_loop()
         waiting = _Waiting(batch_id, messages, loop.create_future())
         self._waiting.append(waiting)
-        if 2 * len(messages) > JOINED_MAX:
+        if len(messages) >= ENOUGH:
             self._send()
         elif not self._is_due:
             self._is_due = True
@@ -62,11 +64,11 @@ class GroupCommit:
                 self._waiting.remove(waiting)
 
     def _send(self) -> None:
-        """Let go what may go: whatever waits, as long as not too much is on its way, and full batches at once."""
+        """Let go what may go: whatever waits, as long as not too much is on its way, and what fills a batch at once."""
         self._is_due = False
         while self._waiting:
-            count = self._count_that_fits()
-            if len(self._on_their_way) >= ON_THEIR_WAY_MAX and count == len(self._waiting):
+            count, messages = self._that_fit()
+            if len(self._on_their_way) >= ON_THEIR_WAY_MAX and messages < ENOUGH:
                 return
             group = self._waiting[:count]
             del self._waiting[:count]
@@ -74,14 +76,14 @@ class GroupCommit:
             self._on_their_way.add(task)
             task.add_done_callback(self._has_come_back)
 
-    def _count_that_fits(self) -> int:
-        """How many of the waiting batches one atomic batch holds, in their order; at least one."""
+    def _that_fit(self) -> tuple[int, int]:
+        """How many of the waiting batches one atomic batch holds, in their order, at least one; and their messages."""
         total = 0
         for count, waiting in enumerate(self._waiting):
+            if count and total + len(waiting.messages) > JOINED_MAX:
+                return count, total
             total += len(waiting.messages)
-            if total > JOINED_MAX and count:
-                return count
-        return len(self._waiting)
+        return len(self._waiting), total
 
     def _has_come_back(self, task: asyncio.Task[None]) -> None:
         self._on_their_way.discard(task)

@@ -78,7 +78,7 @@ def test_while_two_are_on_their_way_the_others_gather():
 
 def test_full_batches_wait_for_nobody_and_none_is_larger_than_the_server_takes():
     async def scenario(store, group):
-        sizes = [999, 999, 999, 600, 401, 999]
+        sizes = [999, 999, 999, 600, 501, 999]
         tasks = [
             asyncio.ensure_future(group.append(f"b{number}", batch(f"o{number}", size)))
             for number, size in enumerate(sizes)
@@ -91,8 +91,7 @@ def test_full_batches_wait_for_nobody_and_none_is_larger_than_the_server_takes()
 
     before, sizes, total = joined(scenario)
 
-    assert before >= total - JOINED_MAX
-    assert sum(sizes) == total
+    assert before == sum(sizes) == total
     assert max(sizes) <= JOINED_MAX
 
 
