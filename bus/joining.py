@@ -12,82 +12,116 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from bus.batch import MESSAGES_MAX
-from bus.errors import AppendRefused, Conflict
+from bus.errors import AppendRefused, Conflict, OutcomeUnknown
 from bus.ports import Message
 
 #: While the server stores one, the next is there already; more would only be smaller.
 ON_THEIR_WAY_MAX: Final = 2
 #: With one inbox event more than a partition's own messages.
 JOINED_MAX: Final = MESSAGES_MAX + 1
-#: So many messages do not wait for more: the server has the next batch there while it stores the one before.
+#: So many messages wait for nobody: the server has the next batch there while it stores the one before.
 ENOUGH: Final = JOINED_MAX // 2
 
 
 class _Waiting:
-    """A batch that is to be stored, and who waits for its first sequence."""
+    """A batch that is to be stored: what became of it, and whether its task shall lead now."""
 
-    __slots__ = ("batch_id", "first_seq", "messages")
+    __slots__ = ("batch_id", "found", "leads", "messages", "woken")
 
-    def __init__(self, batch_id: str, messages: Sequence[Message], first_seq: asyncio.Future[int]) -> None:
+    def __init__(self, batch_id: str, messages: Sequence[Message]) -> None:
         self.batch_id = batch_id
         self.messages = messages
-        self.first_seq = first_seq
+        self.found: int | Exception | None = None
+        self.leads = False
+        self.woken = asyncio.get_running_loop().create_future()
+
+    def tell(self, found: int | Exception) -> None:
+        """Say what became of the batch: its first sequence, or what went wrong."""
+        self.found = found
+        self._wake()
+
+    def lead(self) -> None:
+        """Say that its task shall lead."""
+        self.leads = True
+        self._wake()
+
+    async def news(self) -> None:
+        """Wait until there is something to know."""
+        if self.woken.done():
+            self.woken = asyncio.get_running_loop().create_future()
+        await self.woken
+
+    def _wake(self) -> None:
+        if not self.woken.done():
+            self.woken.set_result(None)
 
 
 class GroupCommit:
     """Stores the batches of one tenant's event stream for all partitions of a process.
 
-    `store` stores a batch as `bus.ports.EventStore.append` does, `new_id` gives an id for a joined one.
+    Whoever comes while few are on their way leads: it stores what waits, its own among it, from its own task, so that
+    nothing is between a decision and the socket. Then it lets the next one lead. `store` stores a batch as
+    `bus.ports.EventStore.append` does, `new_id` gives an id for a joined one.
     """
 
     def __init__(self, store: Callable[[str, Sequence[Message]], Awaitable[int]], new_id: Callable[[], str]) -> None:
         self._append = store
         self._new_id = new_id
         self._waiting: list[_Waiting] = []
-        self._on_their_way: set[asyncio.Task[None]] = set()
-        self._is_due = False
+        self._leaders = 0
 
     async def append(self, batch_id: str, messages: Sequence[Message]) -> int:
         """Store all messages of a batch or none, maybe with those of others; raises what `store` raises."""
-        loop = asyncio.get_running_loop()
-        waiting = _Waiting(batch_id, messages, loop.create_future())
-        self._waiting.append(waiting)
         if len(messages) >= ENOUGH:
-            self._send()
-        elif not self._is_due:
-            self._is_due = True
-            loop.call_soon(self._send)  # after whoever is ready at this moment, too, has decided
+            return await self._append(batch_id, messages)
+        waiting = _Waiting(batch_id, messages)
+        self._waiting.append(waiting)
         try:
-            return await waiting.first_seq
+            if self._leaders < ON_THEIR_WAY_MAX:
+                self._leaders += 1
+                await self._lead(is_new=True)
+            while waiting.found is None:
+                if waiting.leads:
+                    waiting.leads = False
+                    await self._lead(is_new=False)
+                else:
+                    await waiting.news()
         finally:
-            if waiting in self._waiting:
+            if waiting in self._waiting:  # it was cancelled
                 self._waiting.remove(waiting)
+            if waiting.leads:
+                self._let_next_lead()
+        if isinstance(waiting.found, Exception):
+            raise waiting.found
+        return waiting.found
 
-    def _send(self) -> None:
-        """Let go what may go: whatever waits, as long as not too much is on its way, and what fills a batch at once."""
-        self._is_due = False
-        while self._waiting:
-            count, messages = self._that_fit()
-            if len(self._on_their_way) >= ON_THEIR_WAY_MAX and messages < ENOUGH:
+    async def _lead(self, *, is_new: bool) -> None:
+        """Store what waits, as much as one batch holds; a new leader lets decide first who is ready at this moment."""
+        try:
+            if is_new:
+                await asyncio.sleep(0)
+            if self._waiting:
+                await self._store(self._take())
+        finally:
+            self._let_next_lead()
+
+    def _let_next_lead(self) -> None:
+        for waiting in self._waiting:
+            if not waiting.leads:
+                waiting.lead()
                 return
-            group = self._waiting[:count]
-            del self._waiting[:count]
-            task = asyncio.create_task(self._store(group))
-            self._on_their_way.add(task)
-            task.add_done_callback(self._has_come_back)
+        self._leaders -= 1
 
-    def _that_fit(self) -> tuple[int, int]:
-        """How many of the waiting batches one atomic batch holds, in their order, at least one; and their messages."""
-        total = 0
-        for count, waiting in enumerate(self._waiting):
-            if count and total + len(waiting.messages) > JOINED_MAX:
-                return count, total
+    def _take(self) -> list[_Waiting]:
+        """The waiting batches that one atomic batch holds, in their order, at least one."""
+        total = count = 0
+        for waiting in self._waiting:
             total += len(waiting.messages)
-        return len(self._waiting), total
-
-    def _has_come_back(self, task: asyncio.Task[None]) -> None:
-        self._on_their_way.discard(task)
-        self._send()
+            if count and total > JOINED_MAX:
+                break
+            count += 1
+        taken, self._waiting = self._waiting[:count], self._waiting[count:]
+        return taken
 
     async def _store(self, group: list[_Waiting]) -> None:
         """Store batches as one; when that is refused, each by itself, so that it meets whom it concerns alone."""
@@ -95,28 +129,25 @@ class GroupCommit:
             await self._store_alone(group[0])
             return
         joined = [message for waiting in group for message in waiting.messages]
-        found = await self._try(self._new_id(), joined)
+        found = await self._try(group, self._new_id(), joined)
         if isinstance(found, Conflict | AppendRefused):
             await asyncio.gather(*(self._store_alone(waiting) for waiting in group))
             return
         for waiting in group:
-            _tell(waiting, found)
+            waiting.tell(found)
             if isinstance(found, int):
                 found += len(waiting.messages)
 
     async def _store_alone(self, waiting: _Waiting) -> None:
-        _tell(waiting, await self._try(waiting.batch_id, waiting.messages))
+        waiting.tell(await self._try([waiting], waiting.batch_id, waiting.messages))
 
-    async def _try(self, batch_id: str, messages: Sequence[Message]) -> int | BaseException:
+    async def _try(self, group: list[_Waiting], batch_id: str, messages: Sequence[Message]) -> int | Exception:
         """The first sequence, or what went wrong: whoever waits decides what that means."""
-        (found,) = await asyncio.gather(self._append(batch_id, messages), return_exceptions=True)
-        return found
-
-
-def _tell(waiting: _Waiting, found: int | BaseException) -> None:
-    if waiting.first_seq.done():  # it was cancelled
-        return
-    if isinstance(found, int):
-        waiting.first_seq.set_result(found)
-    else:
-        waiting.first_seq.set_exception(found)
+        try:
+            return await self._append(batch_id, messages)
+        except Exception as err:  # noqa: BLE001 - told to whoever waits, and raised there
+            return err
+        except asyncio.CancelledError:
+            for waiting in group:
+                waiting.tell(OutcomeUnknown(f"batch {batch_id} was on its way when the partition that sent it ended"))
+            raise

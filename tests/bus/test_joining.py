@@ -1,6 +1,7 @@
 """Batches of several partitions that are stored as one: whoever shares, nobody pays for another's fault."""
 
 import asyncio
+import random
 
 import pytest
 
@@ -134,3 +135,45 @@ def test_who_gives_up_before_it_is_sent_is_not_sent():
         return [subject[-1] for subject, _ in store.events]
 
     assert joined(scenario) == ["a", "b", "d"]
+
+
+def test_who_leads_and_is_told_to_end_leaves_the_others_neither_waiting_nor_misled():
+    async def scenario(store, group):
+        tasks = []
+        for owner in "abcdef":
+            tasks.append(asyncio.ensure_future(group.append(owner, batch(owner))))
+            await asyncio.sleep(0.001)
+        tasks[0].cancel()  # it stores its own alone; the next one leads with c to f
+        await asyncio.sleep(0.001)
+        tasks[2].cancel()
+        found = await asyncio.gather(*tasks[2:], return_exceptions=True)
+        store.may_go_on.set()
+        return found, await tasks[1], await group.append("g", batch("g"))
+
+    (c, *others), b, g = joined(scenario)
+
+    assert isinstance(c, asyncio.CancelledError)
+    assert [type(other) for other in others] == [OutcomeUnknown] * 3
+    assert (b, g) == (1, 2)
+
+
+def test_under_any_mixture_each_batch_is_stored_once_or_its_partition_knows_why():
+    async def scenario(store, group):
+        store.may_go_on.set()
+        dice = random.Random(5)
+        stored = {}
+
+        async def partition(name):
+            for number in range(40):
+                await asyncio.sleep(dice.random() * 0.001)
+                count = dice.choice([1, 3, 120, 700])
+                messages = batch(f"{name}-{number}", count)
+                stored[f"{name}-{number}"] = await group.append(f"{name}-{number}", messages), count
+
+        await asyncio.wait_for(asyncio.gather(*(partition(name) for name in "abcdefgh")), 60)
+        names = [subject.rpartition(".")[2] for subject, _ in store.events]
+        return all(set(names[seq - 1 : seq - 1 + count]) == {name} for name, (seq, count) in stored.items()), (
+            len(names) == sum(count for _, count in stored.values())
+        )
+
+    assert joined(scenario) == (True, True)
