@@ -19,8 +19,15 @@ from adapters.settings import ENDPOINTS_FILE, SOURCES, Settings
 from adapters.supervisor_kept import Kept
 from adapters.supervisor_lock import DataDirLock
 
-#: What people wait for waits neither for hashing nor for columns (docs/adr/0002-one-shared-read.md).
-FOLLOWER_GROUPS = (",".join([*(name for name in PROJECTIONS if name != "analytics"), "timers"]), "signer,analytics")
+#: Up to so many cores, one read of the events for all followers is worth more than what each would gain alone.
+SHARED_UP_TO_CORES = 2
+_WAITED_FOR = ",".join([*(name for name in PROJECTIONS if name != "analytics"), "timers"])
+#: On more, what people wait for waits neither for hashing nor for columns (docs/adr/0002-one-shared-read.md).
+FOLLOWER_GROUPS = (
+    (f"signer,{_WAITED_FOR},analytics",)
+    if (os.cpu_count() or 1) <= SHARED_UP_TO_CORES
+    else (_WAITED_FOR, "signer,analytics")
+)
 DEFAULT_PROCESSES = " ".join(("worker", *FOLLOWER_GROUPS, "queries"))
 POLL_S = 0.05
 TENANTS_EVERY_S = 2.0
