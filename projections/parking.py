@@ -65,7 +65,7 @@ def ready(project: Project, parked: Iterable[Parked]) -> list[tuple[str, Any]]:
         records = [Recorded(one.stream_seq, one.body) for one in events]
         try:
             found.append((records[0].stream_seq, subject, project(records)))
-        except Exception:  # noqa: BLE001, S112 - whatever it is, they wait on
+        except Exception:  # noqa: BLE001, S112 - they wait on; `tally status` tells why
             continue
     return [(subject, writes) for _, subject, writes in sorted(found, key=lambda one: one[0])]
 

@@ -4,12 +4,14 @@ import asyncio
 import itertools
 import json
 
+from bus import poison
 from bus.joining import GroupCommit
 from bus.memory import MemoryCommands, MemoryDeadLetters, MemoryEventStore, MemoryOutbox, MemorySnapshots, MemoryTurns
 from bus.neighbours import Neighbours
 from bus.owners import Room
 from bus.partition import Partition
 from bus.restoring import Restorer
+from domain import catalogue
 
 TENANT = "t"
 PARTITIONS = 4
@@ -45,6 +47,21 @@ def body_of(name: str, owner: str, data: dict, command_id: str, **changes) -> tu
         **changes,
     }
     return aggregate, json.dumps(body).encode()
+
+
+def curse(monkeypatch, *owners: str) -> set[str]:
+    """Let our code fail for the token commands of whoever is in the set that is returned."""
+    cursed, real = set(owners), catalogue.decide
+
+    def decide(needed, command, states, at_ms):
+        target = needed.writes[0]
+        if target.id in cursed and target.aggregate == "token":
+            raise ZeroDivisionError("made up")
+        return real(needed, command, states, at_ms)
+
+    monkeypatch.setattr(catalogue, "decide", decide)
+    monkeypatch.setattr(poison, "TRY_AGAIN_S", 0.001)
+    return cursed
 
 
 class Grouped:

@@ -2,14 +2,14 @@
 
 import asyncio
 
+import harness
 from harness import QUEST, Town
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bus import poison, subjects
+from bus import subjects
 from bus.owners import Owner
 from bus.ports import Redrive
-from domain import catalogue
 from ledger.commands import RECORD_BYTES, CommandRuns
 from ledger.events import EventRules, Window
 
@@ -73,16 +73,7 @@ def test_ids_that_come_again_lead_to_no_second_execution_in_the_log(steps):
 
 
 def test_a_parked_command_that_is_redriven_is_executed_at_one_place(monkeypatch):
-    cursed, real = {"a"}, catalogue.decide
-
-    def decide(needed, command, states, at_ms):
-        target = needed.writes[0]
-        if target.id in cursed and target.aggregate == "token":
-            raise ZeroDivisionError("made up")
-        return real(needed, command, states, at_ms)
-
-    monkeypatch.setattr(catalogue, "decide", decide)
-    monkeypatch.setattr(poison, "TRY_AGAIN_S", 0.001)
+    cursed = harness.curse(monkeypatch, "a")
 
     async def story():
         town = Town()

@@ -1,29 +1,19 @@
 import asyncio
 import json
 
+import harness
 import msgspec
 import pytest
 from harness import PARTITIONS, Town, body_of, said, town_with
 
-from bus import poison, subjects
+from bus import subjects
 from bus.ports import Redrive
-from domain import catalogue
 
 
-@pytest.fixture
-def curse(monkeypatch):
+@pytest.fixture(name="curse")
+def cursed_owner(monkeypatch):
     """Whoever is in the set cannot be decided by our code."""
-    cursed, real = {"cursed"}, catalogue.decide
-
-    def decide(needed, command, states, at_ms):
-        target = needed.writes[0]
-        if target.id in cursed and target.aggregate == "token":
-            raise ZeroDivisionError("made up")
-        return real(needed, command, states, at_ms)
-
-    monkeypatch.setattr(catalogue, "decide", decide)
-    monkeypatch.setattr(poison, "TRY_AGAIN_S", 0.001)
-    return cursed
+    return harness.curse(monkeypatch, "cursed")
 
 
 def test_a_command_that_our_code_cannot_decide_is_parked_and_stops_nobody_else(curse, caplog):
