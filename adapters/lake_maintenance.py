@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 from pyarrow.fs import FileSelector, FileType
 from pyiceberg.catalog import Catalog
-from pyiceberg.exceptions import NoSuchTableError
+from pyiceberg.exceptions import CommitFailedException, NoSuchTableError
 from pyiceberg.io.pyarrow import PyArrowFileIO
 from pyiceberg.manifest import DataFile
 from pyiceberg.table import FileScanTask, Table
@@ -165,10 +165,20 @@ def expire(table: Table, keep_ms: int) -> int:
         found = [lake.standing_of(one) for one in now.metadata.snapshots]
         due = to_expire(found, kept=kept, now_ms=_now_ms(), keep_ms=keep_ms)
         if due:
-            now.maintenance.expire_snapshots().by_ids(due).commit()
+            _drop(now, due)
         return len(due)
 
     return lake.persistently(table, attempt)
+
+
+def _drop(table: Table, snapshots: list[int]) -> None:
+    """Drop these snapshots in one commit; pyiceberg has a bare `ValueError` for one that is dropped already."""
+    try:
+        table.maintenance.expire_snapshots().by_ids(snapshots).commit()
+    except ValueError as err:
+        if all(table.refresh().snapshot_by_id(one) for one in snapshots):
+            raise
+        raise CommitFailedException("another maintenance has dropped one of them in the meantime") from err
 
 
 def _between(table: Table, carrier: int) -> set[int]:

@@ -129,6 +129,25 @@ def test_two_maintainers_beside_running_analytics_lose_and_double_nothing(own, t
     assert derived_in(own) == derived_of(story.records)
 
 
+def test_who_expires_snapshots_a_moment_after_another_maintainer_did_looks_again(own, tenant, monkeypatch):
+    own.feed(random_story(tenant, seed=59, events=60), pieces=3)
+    choose, overtaken = lake_maintenance.to_expire, []
+
+    def chosen_and_then_overtaken(*found, **limits):
+        due = choose(*found, **limits)
+        if not overtaken:
+            overtaken.append(True)
+            overtaken.append(lake_maintenance.expire(own.opened(), 0))
+        return due
+
+    monkeypatch.setattr(lake_maintenance, "to_expire", chosen_and_then_overtaken)
+    expired = lake_maintenance.expire(own.opened(), 0)
+
+    assert overtaken == [True, 2]
+    assert expired == 0
+    assert len(own.info().snapshots) == 1
+
+
 def test_snapshots_are_kept_as_long_as_asked_and_those_with_a_tag_for_ever(own, tenant):
     own.feed(random_story(tenant, seed=55, events=60), pieces=3)
     table = own.opened()
