@@ -69,17 +69,25 @@ def test_the_worst_case_of_the_hot_quest_is_its_figure():
 
 
 def test_the_baseline_on_postgres_is_the_fastest_options_with_one_client():
-    slow, fast = postgres.Theirs("defaults", 1, 10.0, 0.1), postgres.Theirs("aggregates in memory", 1, 20.0, 0.1)
-    two, four = (
-        postgres.Theirs("aggregates in memory", 2, 40.0, 0.1),
-        postgres.Theirs("aggregates in memory", 4, 30.0, 1),
-    )
+    slow = [postgres.Theirs("defaults", 1, 10.0, 0.1), postgres.Theirs("defaults", 2, 16.0, 0.1)]
+    rates = {1: 20.0, 2: 40.0, 4: 30.0}
+    fast = [postgres.Theirs("aggregates in memory", clients, rate, 0.1) for clients, rate in rates.items()]
 
-    found = postgres.as_measurement([done(800)], [[slow, fast]], [[fast, two, four]], {})
+    found = postgres.as_measurement([done(800)], [[*slow, *fast]], {})
 
     assert (found.value, found.baseline) == (40, 20)
-    assert found.details["ratio_to_best_of_1_2_4_clients"] == 20
-    assert found.details["eventsourcing_per_second"] == {"1": 20.0, "2": 40.0, "4": 30.0}
+    assert found.details["eventsourcing_by_options"] == {
+        "defaults": {
+            "ratio_to_one_client": 80,
+            "ratio_to_best_number_of_clients": 50,
+            "per_second_by_clients": {"1": 10.0, "2": 16.0},
+        },
+        "aggregates in memory": {
+            "ratio_to_one_client": 40,
+            "ratio_to_best_number_of_clients": 20,
+            "per_second_by_clients": {"1": 20.0, "2": 40.0, "4": 30.0},
+        },
+    }
 
 
 def test_durable_intake_is_set_against_fast_intake_of_the_same_round():

@@ -97,7 +97,8 @@ def test_the_library_on_postgres_stores_the_same_completions(found):
     )
 
     assert measured.value > 0
-    assert set(measured.details["eventsourcing_per_second"]) == {"1", "2"}
+    (by_options,) = measured.details["eventsourcing_by_options"].values()
+    assert set(by_options["per_second_by_clients"]) == {"1", "2"}
     assert measured.details["postgres"]["fsync"] == "on"
 
 
