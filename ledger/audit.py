@@ -41,7 +41,7 @@ from ledger.months import (
 from ledger.policy import OpenedCheckpoint, Policy
 from ledger.progress import AuditProgress, Kind, ProgressFile, State
 from ledger.reader import LogReader
-from ledger.receipt import Claim, checkpoint_claim, stamp_claim
+from ledger.receipt import Claim, checkpoint_claim, stamp_claims
 from ledger.replay import BLOCK_ENTRIES, Progress, Replay
 from ledger.tiles import (
     CHAIN,
@@ -316,7 +316,7 @@ def _check_beside(month: MonthStatement, reader: LogReader, policy: Policy, now_
     require_closing(path, require(reader.source, path), month)
     stamps = verify_stamps(path, month, read_stamps(reader.source, month.month, policy), policy)
     require_stamps(month, stamps, policy, now_seconds)
-    return [stamp_claim(month, name, stamp) for name, stamp in stamps.items()]
+    return list(stamp_claims(month, stamps, policy))
 
 
 def _per_type(kinds: Counter[Kind]) -> Counter[str]:

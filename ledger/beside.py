@@ -58,21 +58,32 @@ def verify_stamps(
     return verify_timestamps(what, stamps, checkpoint, signed_at, policy.authorities)
 
 
-def require_stamps(month: MonthStatement, names: Collection[str], policy: Policy, now_seconds: int | None) -> None:
+def missing_stamps(month: MonthStatement, names: Collection[str], policy: Policy) -> list[str]:
+    """The authorities that stamp a month by the policy, and whose stamps are not among these."""
+    return [name for name in policy.stamping(month.month) if name not in names]
+
+
+def require_stamps(
+    month: MonthStatement,
+    names: Collection[str],
+    policy: Policy,
+    now_seconds: int | None,
+    *,
+    within: str = f"{ROOTS}/",
+) -> None:
     """That every authority that stamps the month by the policy has done so, once it had the time to.
 
-    Raises `ObjectMissing` for a stamp that was removed, or never made.
+    Raises `ObjectMissing` for a stamp that was removed, or never made; `within` stands before its name.
     """
     end = month_bounds(month.month)[1]
     if now_seconds is not None and time_text(now_seconds - STAMP_WITHIN_S) < end:
         return
-    for name in policy.stamping(month.month):
-        if name not in names:
-            raise ObjectMissing(
-                stamp_path(month.month, name),
-                expected=f"the time stamp of a month that ended at {end}, which {name} stamps by the policy",
-                found="none",
-            )
+    for name in missing_stamps(month, names, policy):
+        raise ObjectMissing(
+            f"{within}{month.month}.{name}.tsr",
+            expected=f"the time stamp of a month that ended at {end}, which {name} stamps by the policy",
+            found="none",
+        )
 
 
 def require_closing(path: str, data: bytes, statement: MonthStatement) -> None:

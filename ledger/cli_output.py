@@ -40,7 +40,7 @@ def open_log(text: str) -> Source:
 
 
 class Report:
-    """One line per checked claim, or one JSON object at the end."""
+    """One line per checked claim (`ok`) or what is not claimed (`--`), or one JSON object at the end."""
 
     def __init__(self, *, is_json: bool) -> None:
         self._is_json = is_json
@@ -49,7 +49,7 @@ class Report:
     def claim(self, claim: Claim) -> None:
         self._claims.append(claim)
         if not self._is_json:
-            print(f"ok      {claim.name:<11} {claim.detail}")
+            print(f"{'ok' if claim.is_checked else '--':<7} {claim.name:<11} {claim.detail}")
 
     def finish(self, failure: LedgerError | None, extra: dict[str, Any] | None = None) -> int:
         """Say how it ended; returns the exit code."""

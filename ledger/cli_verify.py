@@ -24,6 +24,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--policy", type=Path, required=True, metavar="FILE", help="trust root: keys, witnesses, quorum"
     )
     parser.add_argument("--entry", type=Path, metavar="FILE", help="the logged bytes, for a .tlog-proof file")
+    parser.add_argument(
+        "--require-stamp",
+        action="store_true",
+        help="refuse a receipt or export without a time stamp by each authority that the policy names for its month",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.epilog = (
         "examples:\n"
@@ -50,15 +55,17 @@ def run(args: argparse.Namespace) -> int:
 def _claims(args: argparse.Namespace, data: bytes, policy: Policy) -> Iterator[Claim]:
     what = args.receipt.name
     if is_export(args.receipt, data):
-        yield from verify_export(what, read_export(args.receipt, data), policy)
+        yield from verify_export(what, read_export(args.receipt, data), policy, needs_stamp=args.require_stamp)
         return
+    if args.require_stamp and (COMPLETENESS_FORMAT.encode() in data[:100] or data.startswith(PROOF_FORMAT.encode())):
+        raise WrongUse(f"--require-stamp goes with a receipt or an export; {what} is neither and holds no time stamps")
     if COMPLETENESS_FORMAT.encode() in data[:100]:
         yield from verify_completeness(what, parse_completeness(what, data), policy)
         return
     if not data.startswith(PROOF_FORMAT.encode()):
         if args.entry is not None:
             raise WrongUse(f"--entry goes with a .tlog-proof file; {what} is none, a receipt holds its entry")
-        yield from verify_receipt(what, parse_receipt(what, data), policy)
+        yield from verify_receipt(what, parse_receipt(what, data), policy, needs_stamp=args.require_stamp)
         return
     if args.entry is None:
         raise WrongUse(f"{what} is a tlog-proof, which does not hold its entry: name it with --entry FILE")

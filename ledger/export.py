@@ -26,12 +26,12 @@ from pathlib import Path
 from typing import Final
 
 from ledger.attestation import VERSION, render_attestation
-from ledger.beside import read_stamps, verify_stamps
+from ledger.beside import read_stamps, require_stamps, verify_stamps
 from ledger.errors import LogDamaged, Malformed, MonthFailed, WrongUse, excerpt
 from ledger.files import Source, require
 from ledger.months import MonthStatement, certificate_path, month_bounds, open_month, parse_month
 from ledger.policy import Policy
-from ledger.receipt import Claim, checkpoint_claim, stamp_claim
+from ledger.receipt import Claim, all_stamp_claims, checkpoint_claim
 from ledger.timestamps import read_timestamp
 
 EXPORT_FORMAT: Final = "https://tallyroot.example/export/v1"
@@ -131,8 +131,14 @@ def _manifest(statement: MonthStatement, files: Mapping[str, bytes]) -> bytes:
     return json.dumps(value, ensure_ascii=False, indent=1).encode() + b"\n"
 
 
-def verify_export(what: str, files: Mapping[str, bytes], policy: Policy) -> Iterator[Claim]:
-    """Check an export against a policy, claim by claim; raises a `LedgerError` at the first no."""
+def verify_export(
+    what: str, files: Mapping[str, bytes], policy: Policy, *, needs_stamp: bool = False
+) -> Iterator[Claim]:
+    """Check an export against a policy, claim by claim; raises a `LedgerError` at the first no.
+
+    The certificate names no stamp, so the policy says which must be there, as for an audit: an authority has three
+    days. Within these one that is missing is told, and refused where one is needed.
+    """
     month = _month_of(what, files)
     certificate = f"{month}.dsse.json"
     statement = open_month(f"{what}, {certificate}", _require(what, files, certificate), policy)
@@ -146,8 +152,9 @@ def verify_export(what: str, files: Mapping[str, bytes], policy: Policy) -> Iter
     yield checkpoint_claim(policy.open(what, statement.closing.checkpoint, origin=statement.origin))
     events = statement.closing.tree_size - statement.opening.tree_size
     yield Claim("month", f"{statement.name}: {events} events, root {statement.closing_root.hex()}")
-    for name, stamp in verify_stamps(what, statement, stamps, policy).items():
-        yield stamp_claim(statement, name, stamp)
+    checked = verify_stamps(what, statement, stamps, policy)
+    require_stamps(statement, checked, policy, policy.now_seconds, within=f"{what}, ")
+    yield from all_stamp_claims(what, statement, checked, policy, needs_stamp=needs_stamp)
     expected = _derived(statement, stamps) | {certificate: files[certificate]}
     expected |= {f"{month}.{name}.tsr": data for name, data in stamps.items()}
     expected[MANIFEST] = _manifest(statement, files)

@@ -18,9 +18,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-from ledger.beside import read_stamps, verify_stamps
+from ledger.beside import missing_stamps, read_stamps, verify_stamps
 from ledger.encoding import decode_base64, encode_base64, parse_decimal
-from ledger.errors import LogDamaged, Malformed, MonthFailed, NotYetSigned, excerpt
+from ledger.errors import LogDamaged, Malformed, MonthFailed, NotYetSigned, TimestampFailed, excerpt
 from ledger.events import describe
 from ledger.files import Source, require
 from ledger.hashing import HASH_BYTES, leaf_hash
@@ -34,13 +34,16 @@ from ledger.timestamps import TimeStamp, require_authority_name
 PROOF_FORMAT: Final = "c2sp.org/tlog-proof@v1"
 RECEIPT_FORMAT: Final = "https://tallyroot.example/receipt/v1"
 RECEIPT_BYTES_MAX: Final = 4_000_000
+STAMP: Final = "time stamp"
+_NO_TIME: Final = "nothing outside the log says when it closed"
 
 
 class Claim(NamedTuple):
-    """One thing that was checked and holds."""
+    """One thing that was checked and holds; or, not `is_checked`, one of which nothing is claimed, and why."""
 
     name: str
     detail: str
+    is_checked: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,15 +190,21 @@ def checkpoint_claim(opened: OpenedCheckpoint) -> Claim:
     return Claim("checkpoint", f"{checkpoint.origin}, {checkpoint}, signed {at} by keys {signers}{witnesses}")
 
 
-def verify_receipt(what: str, receipt: Receipt, policy: Policy) -> Iterator[Claim]:
-    """Check a receipt against a policy, one claim after the other; raises a `LedgerError` at the first no."""
+def verify_receipt(what: str, receipt: Receipt, policy: Policy, *, needs_stamp: bool = False) -> Iterator[Claim]:
+    """Check a receipt against a policy, one claim after the other; raises a `LedgerError` at the first no.
+
+    A stamp that is not in it is told, and refused where one is needed: it may have been made before its month's stamp.
+    """
     yield from verify_proof(what, receipt.entry, receipt.proof, policy)
     if receipt.certificate is None:
         if receipt.timestamps:
             raise MonthFailed(
                 f"{what}, timestamps", expected="none without a certificate", found=len(receipt.timestamps)
             )
-        yield Claim("month", "open when the receipt was made: no certificate yet")
+        yield Claim("month", "open when the receipt was made: no certificate yet", is_checked=False)
+        if needs_stamp:
+            expected = "one of the closed month (--require-stamp)"
+            raise TimestampFailed(f"{what}, time stamp", expected=expected, found="none: the month was open")
         return
     month = open_month(f"{what}, certificate", receipt.certificate, policy)
     if month.is_provisional:
@@ -210,12 +219,37 @@ def verify_receipt(what: str, receipt: Receipt, policy: Policy) -> Iterator[Clai
             f"{what}, {month.name}", expected="the checkpoint of the proof as closing one", found="another"
         )
     yield Claim("month", f"{month.name}: leaves {first} to {end - 1}, root {month.closing_root.hex()}")
-    for name, stamp in verify_stamps(what, month, receipt.timestamps, policy).items():
-        yield stamp_claim(month, name, stamp)
+    stamps = verify_stamps(what, month, receipt.timestamps, policy)
+    yield from all_stamp_claims(what, month, stamps, policy, needs_stamp=needs_stamp)
 
 
-def stamp_claim(month: MonthStatement, authority: str, stamp: TimeStamp | None) -> Claim:
+def all_stamp_claims(
+    what: str, month: MonthStatement, stamps: Mapping[str, TimeStamp | None], policy: Policy, *, needs_stamp: bool
+) -> Iterator[Claim]:
+    """As `stamp_claims`; raises `TimestampFailed` when one is needed and missing, or none could be checked."""
+    yield from stamp_claims(month, stamps, policy)
+    missing = missing_stamps(month, stamps, policy)
+    if needs_stamp and (missing or not any(stamps.values())):
+        raise TimestampFailed(
+            f"{what}, time stamp of {missing[0] if missing else 'an authority that the policy names'}",
+            expected="one that can be checked (--require-stamp)",
+            found="none",
+        )
+    if not stamps and not missing:
+        yield Claim(STAMP, f"{month.name}: none, and the policy names no authority: {_NO_TIME}", is_checked=False)
+
+
+def stamp_claims(month: MonthStatement, stamps: Mapping[str, TimeStamp | None], policy: Policy) -> Iterator[Claim]:
+    """What the time stamps of a month say, and which the policy names that are not there."""
+    for name, stamp in stamps.items():
+        yield _stamp_claim(month, name, stamp)
+    for name in missing_stamps(month, stamps, policy):
+        yield Claim(STAMP, f"{month.name}: none by {name}, which stamps it by the policy: {_NO_TIME}", is_checked=False)
+
+
+def _stamp_claim(month: MonthStatement, authority: str, stamp: TimeStamp | None) -> Claim:
     """What a time stamp of a month's closing checkpoint says, or that nobody here can tell."""
     if stamp is None:
-        return Claim("time stamp", f"{month.name}: one by {authority}, not checked: the policy names no such authority")
-    return Claim("time stamp", f"{month.name}: its closing checkpoint existed {stamp}, authority {authority}")
+        said = f"{month.name}: one by {authority}, not checked: the policy names no such authority"
+        return Claim(STAMP, said, is_checked=False)
+    return Claim(STAMP, f"{month.name}: its closing checkpoint existed {stamp}, authority {authority}")

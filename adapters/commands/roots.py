@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -149,7 +150,7 @@ def _check(settings: Settings, tenant: str, policy: Policy, month: str | None, *
 def _export(folder: Folder, policy: Policy, month: str, output: Path, *, is_page: bool, is_json: bool) -> int:
     if folder.read(certificate_path(month)) is None:
         raise TallyError(f"{month} has no certificate in {folder.root}: tally roots list shows which months are closed")
-    files = make_export(folder, policy, month)
+    files = make_export(folder, policy.as_of(int(time.time())), month)
     if is_page:
         output.write_bytes(files[ATTESTATION])
     else:

@@ -87,9 +87,10 @@ def test_the_same_month_gives_the_same_archive(stamped, tmp_path):
 
 
 def test_an_empty_month_is_exported_too(stamped):
-    files = make_export(stamped.folder, stamped.policy(), "2026-12")
+    policy = stamped.policy().as_of(JAN_1 // 1000 + 60)  # its stamp is not due yet
+    files = make_export(stamped.folder, policy, "2026-12")
 
-    claims = list(verify_export("export", files, stamped.policy()))
+    claims = list(verify_export("export", files, policy))
 
     assert "0 events" in claims[1].detail
     assert b"None: the month is empty." in files[ATTESTATION]
@@ -113,8 +114,7 @@ def test_any_altered_or_missing_file_of_an_export_is_named(stamped, name):
     with pytest.raises(LedgerError) as found:
         list(verify_export("it", altered, stamped.policy()))
     assert str(found.value).startswith("it, ")
-    # A stamp that is gone changes the page; nothing else can be left out.
-    with pytest.raises(LedgerError, match=r"attestation.html|expected" if name.endswith("tsr") else name):
+    with pytest.raises(LedgerError, match=name):
         list(verify_export("it", missing, stamped.policy()))
 
 

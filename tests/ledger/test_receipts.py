@@ -45,7 +45,7 @@ def claims(installed, receipt):
 def test_an_event_of_a_closed_month_is_proved_under_the_months_root(installed, leaf_index):
     receipt = parse_receipt("receipt", bytes(prove_entry(installed.folder, installed.policy(), leaf_index)))
 
-    assert claims(installed, receipt) == ["entry", "checkpoint", "inclusion", "month"]
+    assert claims(installed, receipt) == ["entry", "checkpoint", "inclusion", "month", "time stamp"]
     assert receipt.entry == event(leaf_index)
     assert receipt.certificate is not None
     assert "\n300\n" in receipt.proof.checkpoint.decode()
@@ -134,10 +134,10 @@ def test_verify_prints_one_line_per_claim_and_exits_0(installed, files, capsys):
 
     lines = capsys.readouterr().out.splitlines()
     assert code == 0
-    assert [line.split()[:2] for line in lines[:4]] == [
-        ["ok", "entry"], ["ok", "checkpoint"], ["ok", "inclusion"], ["ok", "month"],
+    assert [line.split()[:2] for line in lines[:5]] == [
+        ["ok", "entry"], ["ok", "checkpoint"], ["ok", "inclusion"], ["ok", "month"], ["--", "time"],
     ]  # fmt: skip
-    assert lines[4] == "verified"
+    assert lines[5] == "verified"
 
 
 def test_verify_takes_a_bare_tlog_proof_with_its_entry(installed, files, capsys):
