@@ -123,12 +123,21 @@ class Cosigning:
             self._is_new = True
             self._changed.notify_all()
 
+    def ask_missing(self, signed: OpenedCheckpoint, published: OpenedCheckpoint, now_seconds: int) -> None:
+        """Begin to ask those that are missing on a published checkpoint, as the log signed it; for `late` to take."""
+        note = parse_note("published checkpoint", published.note)
+        with self._changed:
+            self._current, self._now_seconds = signed, now_seconds
+            for asked in self._asked:
+                if all(note.by(key) for key in asked.keys.values()):
+                    asked.answered.append((signed.note, []))
+            self._changed.notify_all()
+
     def quorate(self, now_seconds: int) -> OpenedCheckpoint | None:
         """The checkpoint with its cosignatures, None while the quorum is not there; raises `HistoryForked`."""
         with self._changed:
             self._now_seconds = now_seconds
-            if self._alarm is not None:
-                raise self._alarm
+            self._require_no_alarm()
             if self._current is None or not self._is_new:
                 return None
             self._is_new = False
@@ -149,8 +158,12 @@ class Cosigning:
         return found
 
     def late(self, published: OpenedCheckpoint) -> OpenedCheckpoint | None:
-        """The published checkpoint with the cosignatures that came since behind all that it has; None when none did."""
+        """The published checkpoint with the cosignatures that came since behind all that it has; None when none did.
+
+        Raises `HistoryForked`.
+        """
         with self._changed:
+            self._require_no_alarm()
             if not self._is_late:
                 return None
             self._is_late = False
@@ -167,6 +180,10 @@ class Cosigning:
             return None
         note = published.note + "".join(map(str, lines)).encode()
         return self._policy.open("cosigned checkpoint", note, origin=published.checkpoint.origin)
+
+    def _require_no_alarm(self) -> None:
+        if self._alarm is not None:
+            raise self._alarm
 
     def standings(self) -> list[WitnessStanding]:
         with self._changed:

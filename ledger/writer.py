@@ -277,8 +277,14 @@ class LogWriter:
         self._signed_head = self._builder.head()
         self._book = resume_months(self._folder, self._keyring, self._signed, self._signed_head, self._stop)
         if self._promised is None:
+            self._ask_missing(now_ms)
             self._book.close_until(now_ms, self._signed, self._signed_head)
             self._book.publish_provisional(now_ms, self._signed, self._signed_head)
+
+    def _ask_missing(self, now_ms: int) -> None:
+        """Whom the signer before us asked in vain is asked again, for what is published."""
+        if self._cosigning is not None and self._keyring.policy.needs_witnesses(self.signed.tree_size):
+            self._cosigning.ask_missing(self._open_own(LAST_SIGNED, self._remembered), self._signed, now_ms // 1000)
 
     def _require_no_evidence(self) -> None:
         kept = [name for name in self._memory.names("") if name.startswith(f"{LAST_SIGNED}.evidence-")]

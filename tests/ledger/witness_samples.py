@@ -116,9 +116,9 @@ class RunningWitness:
 
 
 @contextlib.contextmanager
-def served(base):
+def served(base, port=0):
     """The witness of a folder in a process of its own, by the system's clock: its URL and, at the end, what it said."""
-    command = [sys.executable, "-m", "ledger.cli", "witness", "serve", str(base), "--listen", "127.0.0.1:0"]
+    command = [sys.executable, "-m", "ledger.cli", "witness", "serve", str(base), "--listen", f"127.0.0.1:{port}"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             url = process.stdout.readline().split()[-1]
