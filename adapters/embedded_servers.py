@@ -13,6 +13,7 @@ from pathlib import Path
 
 from adapters import embedded_probe
 from adapters.embedded_process import Child
+from adapters.embedded_staging import Staging
 from adapters.errors import ServerFailed, TallyError
 from adapters.files import make_directory
 
@@ -116,6 +117,18 @@ class EmbeddedServer(ABC):
 class NatsServer(EmbeddedServer):
     name = "nats-server"
     ready_words = "Server is ready"
+
+    def __init__(self, directory: Path, log_path: Path, *, fixed_port: int | None, keep_open: tuple[int, ...]) -> None:
+        super().__init__(directory, log_path, fixed_port=fixed_port, keep_open=keep_open)
+        self.staging = Staging(directory)
+
+    def start(self, preferred_port: int | None = None) -> None:
+        super().start(preferred_port)
+        self.staging.start()
+
+    def stop(self) -> None:
+        super().stop()
+        self.staging.stop()
 
     @property
     def url(self) -> str:

@@ -90,6 +90,8 @@ class Processes:
             if child is not None and child.alive:
                 cont(child)
                 child.kill()
+        for node in self.nodes:
+            node.staging.stop()
 
     def start_workers(self) -> None:
         """Start every worker and wait until it serves."""
