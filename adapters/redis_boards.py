@@ -32,7 +32,7 @@ from projections import leaderboards
 from projections.boards import decode_settings
 from projections.errors import Fenced, ProjectionError, Switched
 from projections.generations import LIVE
-from projections.leaderboards import Projector, Writes
+from projections.leaderboards import Projector, Writes, seq_text
 from projections.parking import Parked, project_or_park, ready
 from projections.positions import advance, require_same_stream
 
@@ -200,7 +200,7 @@ def pack(writes: Writes, parked: Sequence[Parked], released: Sequence[int]) -> b
                 changes.profile,
                 list(changes.by_player),
                 [value for value, _ in values],
-                [f"{seq:012x}" for _, seq in values],
+                [seq_text(seq) for _, seq in values],
             )
         )
     return msgspec.msgpack.encode((profiles, boards, written(parked), [str(seq) for seq in released]))

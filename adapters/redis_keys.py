@@ -8,8 +8,8 @@ Keys of a tenant share the hash tag `{tally:<tenant>}`, so that a cluster keeps 
     {tally:boston}:boards:1:boards              set: the names of all boards
     {tally:boston}:boards:1:profiles            hash: player -> region|cohort, when a board needs them
     {tally:boston}:boards:1:parked              hash: stream_seq -> an event that waits, and why
-    {tally:boston}:boards:1:members:<board>     hash: player -> stream_seq of the event that brought the score, in hex
-    {tally:boston}:boards:1:board:<board>       sorted set: stream_seq in hex and player -> score
+    {tally:boston}:boards:1:members:<board>     hash: player -> stream_seq of the event that brought the score; score
+    {tally:boston}:boards:1:board:<board>       sorted set: that stream_seq and player -> score
     {tally:boston}:boards:1:scores:<board>      sorted set: each score once, for ranks without gaps
 """
 

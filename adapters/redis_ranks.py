@@ -12,8 +12,17 @@ import msgspec
 import redis.asyncio as redis
 from redis.exceptions import RedisError
 
-from adapters.redis_keys import Keys, RedisSettings, connect, live_keys, stored_of, unavailable
-from adapters.redis_scripts import FRIENDS, LINES, WHOLE, Script
+from adapters.redis_keys import (
+    Keys,
+    RedisSettings,
+    Stored,
+    connect,
+    live_keys,
+    require_version,
+    stored_of,
+    unavailable,
+)
+from adapters.redis_scripts import LINES, PLACES, WHOLE, Script
 from bus.follower import Position
 from projections.boards import (
     Board,
@@ -26,7 +35,7 @@ from projections.boards import (
 )
 from projections.errors import NotFound
 from projections.generations import LIVE
-from projections.leaderboards import player_of
+from projections.leaderboards import apart, player_of
 from projections.reconciliation import BoardSums
 
 FRIENDS_MAX: Final = 500
@@ -98,8 +107,9 @@ class Boards:
         self._client = source if isinstance(source, redis.Redis) else connect(source)
         self._tenant = tenant
         self._generation = generation
+        self._checked: Keys | None = None
         self._lines = Script(self._client, LINES)
-        self._friends = Script(self._client, FRIENDS)
+        self._places = Script(self._client, PLACES)
         self._whole = Script(self._client, WHOLE)
 
     async def __aenter__(self) -> Self:
@@ -111,7 +121,7 @@ class Boards:
     async def position(self) -> Position | None:
         """Where the generation stands, None before the first event."""
         try:
-            stored = await stored_of(self._client, await self._keys())
+            stored = await stored_of(self._client, await self._named())
         except RedisError as err:
             raise unavailable(err) from err
         return stored.position if stored else None
@@ -119,11 +129,10 @@ class Boards:
     async def settings(self) -> BoardSettings:
         """The boards that the generation was made with; those that every tenant has, before the first event."""
         try:
-            keys = await self._keys()
-            body = await cast("Any", self._client.hget(keys.position, "boards"))
+            stored = await self._require(await self._named())
         except RedisError as err:
             raise unavailable(err) from err
-        return _settings_of(body or "{}")
+        return _settings_of(stored.boards if stored else "{}")
 
     async def find(self, asked: Asked) -> Board:
         """The board that is asked for; raises `NotFound`, `WrongBoard`."""
@@ -186,13 +195,12 @@ class Boards:
         named = list(dict.fromkeys(players))
         if not named:
             return [], await self.size(board)
-        size, seqs, scores, places = await self._ask(self._friends, board, ["1" if with_places else "", *named])
-        known = [(seq, player) for seq, player in zip(seqs, named, strict=True) if seq is not None]
-        ranked = sorted(
-            (int(score), seq, player, place)
-            for (seq, player), score, place in zip_longest(known, scores, places)
-            if score is not None
-        )
+        if with_places:
+            size, standings, places = await self._ask(self._places, board, named)
+        else:
+            (size, standings), places = await self._standings(board, named), ()
+        known = [(*apart(text), player) for text, player in zip(standings, named, strict=True) if text is not None]
+        ranked = sorted((int(score), seq, player, at) for (seq, score, player), at in zip_longest(known, places))
         lines: list[Friend] = []
         rank = dense = 0
         for at, (stored, _, player, place) in enumerate(ranked, 1):
@@ -248,10 +256,33 @@ class Boards:
         except RedisError as err:
             raise unavailable(err) from err
 
+    async def _standings(self, board: Board, players: Sequence[str]) -> Any:
+        """The size and the players' standings at one moment."""
+        try:
+            members, ranked, _ = (await self._keys()).of_board(board.name)
+            together: Any = self._client.pipeline(transaction=True)
+            return await together.zcard(ranked).hmget(members, players).execute()
+        except RedisError as err:
+            raise unavailable(err) from err
+
     async def _keys(self) -> Keys:
+        keys = await self._named()
+        if keys != self._checked:
+            await self._require(keys)
+        return keys
+
+    async def _named(self) -> Keys:
         if self._generation == LIVE:
             return await live_keys(self._client, self._tenant)
         return Keys(self._tenant, self._generation)
+
+    async def _require(self, keys: Keys) -> Stored | None:
+        """What a generation says of itself; raises `ProjectionError` for one that another version made."""
+        stored = await stored_of(self._client, keys)
+        if stored is not None:
+            require_version(stored.version)
+            self._checked = keys
+        return stored
 
 
 @lru_cache(maxsize=256)

@@ -1,7 +1,8 @@
 """Leaderboards: from events to what changes on which boards.
 
 All boards rank ascending, so what ranks most-first is stored negated. Equal scores stand in the order in which they
-were reached: a member is the stream_seq of the event that brought the score, in 12 hex digits, before the player's id.
+were reached: a member is the stream_seq of the event that brought the score, in a text that sorts as numbers do, and
+the player's id. Each player has a standing besides, that text and the score: who asks for players needs no more.
 What a board is short of (the score so far, a player's region) the store has, and completes in the step that applies it.
 """
 
@@ -21,11 +22,11 @@ from projections.errors import UnknownEvent
 from projections.windows import Labels, labels, zone_of
 
 NAME: Final = "leaderboards"
-VERSION: Final = 2
-SEQ_DIGITS: Final = 12
+VERSION: Final = 3
 #: Bits that say what of a player's profile comes behind the name of a board.
 REGION: Final = 1
 COHORT: Final = 2
+_BEFORE_A: Final = ord("A") - 1
 _REGISTERED: Final = KINDS[PLAYER_REGISTERED]
 
 _Value = Callable[[Any], int]
@@ -141,11 +142,23 @@ def _change(boards: dict[str, Changes], rule: Rule, seq: int, time: str, player:
             found.by_player[player] = (value, seq)
 
 
+def seq_text(stream_seq: int) -> str:
+    """Hex digits behind a letter that says how many they are (A one, B two ..): short, and sorts as the numbers do."""
+    digits = f"{stream_seq:x}"
+    return f"{chr(_BEFORE_A + len(digits))}{digits}"
+
+
+def apart(text: str) -> tuple[str, str]:
+    """A member as sequence and player, or a standing as sequence and score."""
+    at = ord(text[0]) - _BEFORE_A + 1
+    return text[:at], text[at:]
+
+
 def member_of(stream_seq: int, player: str) -> str:
     """How a player stands in a sorted set: earlier achievers sort first among equals."""
-    return f"{stream_seq:012x}{player}"
+    return f"{seq_text(stream_seq)}{player}"
 
 
 def player_of(member: str) -> str:
     """The player behind a member."""
-    return member[SEQ_DIGITS:]
+    return apart(member)[1]

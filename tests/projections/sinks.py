@@ -16,6 +16,11 @@ from projections import analytics
 from projections.boards import quest_board, xp_board
 
 
+def hexed(seq):
+    """A sequence as docs/formats.md has it."""
+    return f"{' ABCDEFGHIJKL'[len(f'{seq:x}')]}{seq:x}"
+
+
 class Leaderboards:
     follower = LeaderboardFollower
     environ: ClassVar = {}
@@ -31,8 +36,8 @@ class Leaderboards:
     def wanted(fold):
         return {
             board_named(name).name: {
-                "board": [(f"{scores[player][1]:012x}{player}", scores[player][0]) for player in ranking(scores)],
-                "members": {player: f"{seq:012x}" for player, (_, seq) in scores.items()},
+                "board": [(f"{hexed(scores[player][1])}{player}", scores[player][0]) for player in ranking(scores)],
+                "members": {player: f"{hexed(seq)}{score}" for player, (score, seq) in scores.items()},
                 "scores": sorted({score for score, _ in scores.values()}),
             }
             for name, scores in fold["scores"].items()

@@ -23,7 +23,7 @@ from adapters.redis_keys import connect as connect_redis
 from adapters.redis_ranks import Boards
 from adapters.settings import SOURCES
 from bus.errors import WrongStream
-from projections.boards import Board, decode_settings
+from projections.boards import Board, decode_settings, xp_board
 from projections.errors import ProjectionError, RebuildRefused, WrongBoard
 from projections.generations import LIVE
 from projections.windows import Season, labels, zone_of
@@ -162,7 +162,7 @@ def test_a_change_of_the_boards_waits_for_a_rebuild_which_says_that_they_differ(
 
         bodies = [record.body for record in story.records]
         assert before == board_fold(bodies, {"zone": "UTC", "boards": []})
-        assert (live.version, following.version, store.version) == (2_000_001, 2_000_002, 2_000_002)
+        assert (live.version, following.version, store.version) == (3_000_001, 3_000_002, 3_000_002)
         await store.switch("next", nothing)
         assert await contents(settings, tenant) == board_fold(bodies, DEFINED)
 
@@ -179,12 +179,20 @@ def test_a_generation_of_another_version_of_the_projector_is_refused_and_a_rebui
             await live.tell(len(story.records))
             await live.caught_up()
             async with connect_redis(settings) as client:
-                for version, said in ((3_000_000, "upgrade tallyroot"), (1, "tally rebuild leaderboards --accept")):
+                for version, said in ((4_000_000, "upgrade tallyroot"), (1, "tally rebuild leaderboards --accept")):
                     await client.hset(Keys(tenant).position, "version", version)
                     follower = LeaderboardFollower(settings)
                     with pytest.raises(ProjectionError, match=said) as refused:
                         await follower.open(tenant, live.stream)
                     assert "\n" not in str(refused.value)
+                    async with Boards(settings, tenant) as boards:
+                        for ask in (
+                            boards.settings(),
+                            boards.top(xp_board(), 3),
+                            boards.friends(xp_board(), ["p0", "p1"]),
+                        ):
+                            with pytest.raises(ProjectionError, match=said):
+                                await ask
                 await client.delete(*[key async for key in client.scan_iter(f"{Keys(tenant).prefix}scores:*")])
 
             await live.rebuild().run(is_accepted=True)
@@ -363,7 +371,7 @@ def test_defined_boards_go_live_by_a_rebuild_are_followed_and_rolled_back(settin
             await live.caught_up()
             await define(settings, tenant, json.dumps(DEFINED).encode())
             with pytest.raises(
-                RebuildRefused, match="the live one is of version 2000000, the new one of version 2000001"
+                RebuildRefused, match="the live one is of version 3000000, the new one of version 3000001"
             ):
                 await live.rebuild().run(is_accepted=False)
 

@@ -54,6 +54,9 @@ def test_who_got_there_first_sorts_first_among_equal_scores():
     ann, bob = (leaderboards.member_of(by_player[player][1], player) for player in ("ann", "bob"))
 
     assert ann < bob
+    wide = [1, 9, 10, 15, 16, 255, 256, 0xFFFFF, 0x100000, 2**48 - 1]
+    assert sorted(wide, key=lambda seq: leaderboards.member_of(seq, "player")) == wide
+    assert [leaderboards.player_of(leaderboards.member_of(seq, "7eve")) for seq in wide] == ["7eve"] * len(wide)
     assert [leaderboards.player_of(member) for member in (ann, bob)] == ["ann", "bob"]
 
 
