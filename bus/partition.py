@@ -188,7 +188,8 @@ class Partition:
                 reads = {key for task in tasks if isinstance(task, Task) for key in task.plan.reads}
                 await self._hold(held, self._contended & reads)
             while True:
-                decided = await self._try_to_decide(deliveries, tasks)
+                few = _fewer(len(deliveries), conflicts)
+                decided = await self._try_to_decide(deliveries[:few], tasks[:few])
                 if decided is None:
                     continue
                 batch, count = decided
@@ -201,7 +202,7 @@ class Partition:
                     if await self._live.refresh(batch, batch.doubtful):
                         continue
                 await self._poison.keep(deliveries, tasks, batch.answers)
-                first_seq = await self._commit(batch, deliveries[:count], held.keys)
+                first_seq = await self._commit(batch, deliveries[:count], held.keys, is_first=not conflicts)
                 if first_seq is not None:
                     break
                 conflicts += 1
@@ -290,8 +291,14 @@ class Partition:
                 batch.note_refusal(task.plan)
                 batch.refuse(seq, command_id, subject, refusal.code, refusal.message)
 
-    async def _commit(self, batch: Batch, deliveries: list[Delivery], held: Collection[Key]) -> int | None:
-        """Store the batch; returns its first sequence, None when it must be decided again."""
+    async def _commit(
+        self, batch: Batch, deliveries: list[Delivery], held: Collection[Key], *, is_first: bool
+    ) -> int | None:
+        """Store the batch; returns its first sequence, None when it must be decided again.
+
+        After a first conflict, what others write as a rule is read anew, or else everything; after more, everything:
+        what they write all the time would hide that they have also written what is ours.
+        """
         batch_id = self._new_id()
         batch.close(self.number, self._head, (deliveries[0].stream_seq, deliveries[-1].stream_seq), batch_id)
         try:
@@ -303,8 +310,8 @@ class Partition:
             elif (head.stream_seq if head else 0) != self._head_seq:
                 raise Overtaken from err
             else:
-                if not await self._live.refresh(batch, batch.shared, held):
-                    await self._live.refresh(batch, batch.looked_at)
+                if not (is_first and await self._live.refresh(batch, batch.shared, held)):
+                    await self._live.refresh(batch, batch.looked_at, held)
                 return None
         batch.commit(first_seq)
         for key in batch.shared_written:
@@ -316,3 +323,8 @@ class Partition:
         self._poison.forget_tries()
         self._restorer.refusals.remember(self._head.decided, self._now_ms())
         return first_seq
+
+
+def _fewer(count: int, conflicts: int) -> int:
+    """How many commands to try after so many conflicts: what a large batch looks at is never at rest."""
+    return max(1, count >> max(0, conflicts - 1))

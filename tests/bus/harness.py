@@ -115,10 +115,10 @@ class Town:
         await self.commands.publish(aggregate, owner, name, body)
         return command_id
 
-    async def drain(self) -> None:
-        """Let every partition decide what lies before it, all at once."""
+    async def drain(self, *numbers: int) -> None:
+        """Let these partitions, or all, decide what lies before them, all at once."""
         async with asyncio.TaskGroup() as group:
-            for partition in self.partitions:
+            for partition in [self.partitions[number] for number in numbers] or self.partitions:
                 group.create_task(self._drain(partition))
 
     async def _drain(self, partition: Partition) -> None:
