@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 
 from bus import subjects
 from bus.envelope import CommandsDecided, Recorded
@@ -82,11 +82,13 @@ class MemoryEventStore:
         record = Recorded(seq, self.events[seq - 1][1])
         return InboxHead(seq, record.event.aggregateversion, record.data)
 
-    async def inbox_since(self, partition: int, since_ms: int) -> list[CommandsDecided]:
-        """What a partition's inbox events say that were recorded since a moment, oldest first."""
+    async def inbox_since(self, partition: int, since_ms: int) -> AsyncIterator[CommandsDecided]:
+        """What a partition's inbox events say that were recorded since a moment, oldest first; see the port."""
         inbox = subjects.inbox(self._tenant, partition)
-        records = [Recorded(seq, body) for seq, (subject, body) in enumerate(self.events, 1) if subject == inbox]
-        return [record.data for record in records if to_ms(record.event.recordedtime) >= since_ms]
+        for seq, (subject, body) in enumerate(self.events, 1):
+            record = Recorded(seq, body)
+            if subject == inbox and to_ms(record.event.recordedtime) >= since_ms:
+                yield record.data
 
     async def events_from(self, stream_seq: int, count_max: int) -> list[Recorded]:
         """Up to so many events, from a sequence on."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -66,8 +66,8 @@ class EventStore(Protocol):
     async def inbox_head(self, partition: int) -> InboxHead | None:
         """The last inbox event of a partition, None before the first."""
 
-    async def inbox_since(self, partition: int, since_ms: int) -> list[CommandsDecided]:
-        """What a partition's inbox events say that were recorded since a moment, oldest first."""
+    def inbox_since(self, partition: int, since_ms: int) -> AsyncIterator[CommandsDecided]:
+        """What a partition's inbox events say that were recorded since a moment, oldest first, read as it is taken."""
 
     async def events_from(self, stream_seq: int, count_max: int) -> list[Recorded]:
         """Up to so many events, from a sequence on."""

@@ -104,7 +104,7 @@ class Restorer:
                 return
             log.warning("refusals of partition %d are not all there; its inbox tells them", self._partition)
         self.refusals = Refusals(self._partition)
-        for decided in await self._store.inbox_since(self._partition, now_ms - KEPT_MS):
+        async for decided in self._store.inbox_since(self._partition, now_ms - KEPT_MS):
             self.refusals.remember(decided, now_ms)
         await self._write_dirty(0)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
@@ -26,6 +26,8 @@ from domain.values import to_ms
 log = logging.getLogger(__name__)
 
 READS_AT_ONCE: Final = 64
+#: An inbox event that refuses a whole batch has 64 kB.
+INBOX_EVENTS_AT_ONCE: Final = 100
 _REPLY_ONLY: Final = f"NATS/1.0\r\n{REPLY_TO_HEADER}:".encode()
 
 
@@ -95,23 +97,31 @@ class JetStreamEventStore:
         self._head_ms = to_ms(record.event.recordedtime)
         return InboxHead(record.stream_seq, record.event.aggregateversion, record.data)
 
-    async def inbox_since(self, partition: int, since_ms: int) -> list[CommandsDecided]:
-        """What a partition's inbox events say that the stream took since a moment."""
-        subject = subjects.inbox(self._tenant, partition)
+    async def inbox_since(self, partition: int, since_ms: int) -> AsyncIterator[CommandsDecided]:
+        """What a partition's inbox events say that the stream took since a moment, a page at a time; see the port."""
         start_time = datetime.fromtimestamp(since_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        begins: dict[str, object] = {"start_time": start_time}
+        end_seq = 0
+        while True:
+            page = await self._inbox_page(partition, begins, end_seq, may_end=self._head_ms < since_ms)
+            for seq, body in page:
+                end_seq = seq
+                yield Recorded(seq, body).data
+            if len(page) < INBOX_EVENTS_AT_ONCE:
+                return
+            begins = {"seq": end_seq + 1}
 
-        async def look() -> list[CommandsDecided] | None:
-            request: dict[str, object] = {"start_time": start_time, "batch": 1_000, "next_by_subj": subject}
-            found: list[Recorded] = []
-            while True:
-                page = await direct_get(self._client, self._stream, request)
-                found += [Recorded(seq, body) for seq, _, body in page]
-                if len(page) < 1_000:
-                    break
-                request = {"seq": page[-1][0] + 1, "batch": 1_000, "next_by_subj": subject}
-            end_seq = found[-1].stream_seq if found else 0
-            is_whole = self._head_ms < since_ms or self._replicas.reaches(end_seq)
-            return [record.data for record in found] if is_whole else None
+    async def _inbox_page(
+        self, partition: int, begins: dict[str, object], end_seq: int, *, may_end: bool
+    ) -> list[tuple[int, bytes]]:
+        """The next inbox events; a replica may say that there are no more only where it has what we know of."""
+        request = {**begins, "batch": INBOX_EVENTS_AT_ONCE, "next_by_subj": subjects.inbox(self._tenant, partition)}
+
+        async def look() -> list[tuple[int, bytes]] | None:
+            page = [(seq, body) for seq, _, body in await direct_get(self._client, self._stream, request)]
+            is_there_more = len(page) == INBOX_EVENTS_AT_ONCE
+            is_whole = is_there_more or may_end or self._replicas.reaches(page[-1][0] if page else end_seq)
+            return page if is_whole else None
 
         return await abreast(self._stream, look)
 

@@ -272,7 +272,8 @@ def test_who_takes_over_reads_no_day_of_inbox_events_once_refusals_are_kept():
 
         async def inbox_since(partition, since_ms):
             asked.append((partition, since_ms))
-            return []
+            return
+            yield
 
         town.store.inbox_since = inbox_since
         await town.restart()

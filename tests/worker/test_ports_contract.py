@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import tracemalloc
 from collections.abc import AsyncIterator
 
 import pytest
@@ -198,7 +199,8 @@ def test_an_inbox_tells_where_a_partition_stands(ports, tenant):
             refused = ((1, "c1", "some-code", "a line"),)
             await store.append("b1", [message(tenant, "inbox", "3", 1, 0, data=decided(1, refused))])
             await store.append("b2", [message(tenant, "inbox", "3", 2, 1, data=decided(2))])
-            return before, await store.inbox_head(3), await store.inbox_since(3, 0), await store.histories(["3"], {})
+            since = [one async for one in store.inbox_since(3, 0)]
+            return before, await store.inbox_head(3), since, await store.histories(["3"], {})
 
     before, head, since, histories = asyncio.run(story())
 
@@ -206,6 +208,35 @@ def test_an_inbox_tells_where_a_partition_stands(ports, tenant):
     assert (head.stream_seq, head.version, head.decided) == (2, 2, decided(2))
     assert [one.refused for one in since] == [((1, "c1", "some-code", "a line"),), ()]
     assert histories == {"3": []}
+
+
+def test_many_inbox_events_are_told_whole_and_in_order_and_not_held_in_memory(ports, tenant):
+    line, count = "x" * 20_000, 600
+
+    def decided(number):
+        refused = ((number, f"c{number}", "some-code", line),)
+        return CommandsDecided(partition=3, first_seq=number, last_seq=number, accepted=0, batch="b", refused=refused)
+
+    async def story():
+        async with ports() as (store, _, _):
+            for first in range(1, count + 1, 100):
+                versions = range(first, first + 100)
+                batch = [
+                    message(tenant, "inbox", "3", n, n - 1 if n == first else None, data=decided(n)) for n in versions
+                ]
+                await store.append(f"b{first}", batch)
+            await store.inbox_head(3)
+            tracemalloc.start()
+            try:
+                told = [one.first_seq async for one in store.inbox_since(3, 0)]
+                return told, tracemalloc.get_traced_memory()[1]
+            finally:
+                tracemalloc.stop()
+
+    told, peak = asyncio.run(story())
+
+    assert told == list(range(1, count + 1))
+    assert peak < count * len(line) * 0.75
 
 
 def test_commands_come_in_order_from_where_one_left_off_and_only_those_of_the_partition(ports, tenant):
