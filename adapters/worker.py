@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 #: Live owners of a worker, over all tenants: of about 3 kB each (docs/performance.md).
 OWNERS_MAX: Final = 400_000
 RESTART_WAIT_MIN_S: Final = 0.25
-RESTART_WAIT_MAX_S: Final = 2.0
+RESTART_WAIT_MAX_S: Final = 1.0
 #: A partition that ran for so long begins again with the shortest wait.
 RAN_WELL_S: Final = 10.0
 #: What a partition meets when the server is away; anything else is logged with its traceback.

@@ -19,7 +19,8 @@ from adapters.jetstream.connection import answer_to
 from bus.errors import AppendRefused, Conflict, OutcomeUnknown, StoreUnavailable
 from bus.ports import Message
 
-ACK_TIMEOUT_S: Final = 10.0
+#: Who waits longer for the leader that took a batch and died than a new one takes to be elected decides too late.
+ACK_TIMEOUT_S: Final = 3.0
 CONFLICT_CODES: Final = frozenset({10071, 10164})
 #: Incomplete batch, or one that the server gave up: nothing is stored, the same may be tried again.
 ABANDONED_CODES: Final = frozenset({10176, 10201})

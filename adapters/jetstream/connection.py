@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable
+import time
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 
 import nats.errors
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 
 from adapters.errors import NotConfigured
 from adapters.jetstream.frames import install
@@ -23,6 +25,12 @@ API_TIMEOUT_S: Final = 10.0
 PENDING_BYTES_MAX: Final = 64 * 1024 * 1024
 NO_RESPONDERS: Final = 503
 LOOK_EVERY_S: Final = 0.1
+#: What is asked of a stream whose leader was killed is answered by nobody, nor by the leader that comes after it.
+ASK_AGAIN_S: Final = 1.0
+#: "JetStream system temporarily unavailable": no leader at this moment.
+NO_LEADER: Final = 10008
+#: Requests that may be made twice: they change nothing, or (a consumer that has a name) the second one nothing more.
+_MAY_BE_REPEATED: Final = ("STREAM.INFO.", "STREAM.MSG.GET.", "STREAM.NAMES", "CONSUMER.CREATE.")
 
 
 async def connect(url: str, name: str, *, patience_s: float = 5.0) -> Client:
@@ -77,14 +85,55 @@ async def answer_to(client: Client, waiting: Awaitable[Answer], timeout_s: float
         future.cancel()
 
 
-async def api(client: Client, subject: str, body: dict[str, Any]) -> dict[str, Any]:
+async def first_answer_to(client: Client, ask: Callable[[], Awaitable[Answer]], timeout_s: float) -> Answer:
+    """The first answer to what may be asked several times: it is asked anew every second until one comes.
+
+    Raises what asking raises, and `TimeoutError` as `answer_to`.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + timeout_s
+    asked: list[asyncio.Future[Answer]] = []
+
+    async def any_answer() -> Answer:
+        while True:
+            asked.append(asyncio.ensure_future(ask()))
+            wait_s = min(ASK_AGAIN_S, deadline - loop.time())
+            answered, _ = await asyncio.wait(asked, timeout=max(0.0, wait_s), return_when=asyncio.FIRST_COMPLETED)
+            if answered:
+                return await answered.pop()
+
+    try:
+        return await answer_to(client, any_answer(), timeout_s)
+    finally:
+        for each in asked:
+            each.cancel()
+
+
+async def api(
+    client: Client, subject: str, body: dict[str, Any], *, timeout_s: float = API_TIMEOUT_S
+) -> dict[str, Any]:
     """One request to `$JS.API.<subject>`; an error of the server comes back under the key `error`.
 
-    Raises `StoreUnavailable` when nobody answers in time.
+    Where there is no leader just now, it is waited for. Raises `StoreUnavailable` when nobody answers in time.
     """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        answer = await _ask(client, subject, json.dumps(body).encode(), max(LOOK_EVERY_S, deadline - time.monotonic()))
+        is_leaderless = (answer.get("error") or {}).get("err_code") == NO_LEADER
+        if not is_leaderless or time.monotonic() + LOOK_EVERY_S > deadline:
+            return answer
+        await asyncio.sleep(LOOK_EVERY_S)
+
+
+async def _ask(client: Client, subject: str, body: bytes, timeout_s: float) -> dict[str, Any]:
+    def ask() -> Awaitable[Msg]:
+        return client.request(f"$JS.API.{subject}", body, timeout=timeout_s)
+
     try:
-        asked = client.request(f"$JS.API.{subject}", json.dumps(body).encode(), timeout=API_TIMEOUT_S)
-        reply = await answer_to(client, asked, API_TIMEOUT_S)
+        if subject.startswith(_MAY_BE_REPEATED):
+            reply = await first_answer_to(client, ask, timeout_s)
+        else:
+            reply = await answer_to(client, ask(), timeout_s)
     except (nats.errors.Error, TimeoutError) as err:
         message = f"JetStream does not answer {subject} ({type(err).__name__}): is the server up, JetStream enabled?"
         raise StoreUnavailable(message) from err

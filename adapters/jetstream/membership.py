@@ -38,6 +38,8 @@ NAME_IN_USE: Final = 10058
 #: "replicas > 1 not supported in non-clustered mode", "no suitable peers for placement"
 TOO_FEW_SERVERS: Final = frozenset({10074, 10005})
 BEAT_WITHIN_S: Final = 2.0
+#: Without a beat of ours stored for so long, we may be the one who hears nothing: nobody is taken for gone.
+UNSURE_AFTER_S: Final = 2.0
 LEADER_WITHIN_S: Final = 5.0
 
 _decode: Final = msgspec.json.Decoder(Member).decode
@@ -76,7 +78,7 @@ class Membership:
 
     async def _create(self) -> None:
         for replicas in (3, 1):
-            answer = await api(self._client, f"STREAM.CREATE.{STREAM}", self._config(replicas))
+            answer = await api(self._client, f"STREAM.CREATE.{STREAM}", self._config(replicas), timeout_s=BEAT_WITHIN_S)
             code = (answer.get("error") or {}).get("err_code")
             if code in {None, NAME_IN_USE}:
                 return
@@ -113,6 +115,10 @@ class Membership:
         """Whether the others may have forgotten us, until `come_back`."""
         return self._was_away or time.monotonic() - self._seen_at > FORGOTTEN_AFTER_S
 
+    @property
+    def _is_unsure(self) -> bool:
+        return time.monotonic() - self._seen_at > UNSURE_AFTER_S
+
     def come_back(self) -> None:
         """We have looked who runs what, and go by it."""
         self._was_away = False
@@ -121,7 +127,11 @@ class Membership:
         self._was_away = self.is_away
         body = _encode(msgspec.structs.replace(member, is_away=self._was_away))
         await self._client.request(f"{_PREFIX}{self._id}", body, timeout=BEAT_WITHIN_S)
-        self._seen_at = time.monotonic()
+        now = time.monotonic()
+        if self._is_unsure:  # the others were as little seen as we, and have the same time to be heard again
+            self._heard = {name: (member, now) for name, (member, _) in self._heard.items()}
+            self._settled_at = now + SETTLED_AFTER_S
+        self._seen_at = now
         await self._client.publish(f"{_TOLD}{self._id}", body)
 
     async def _be_seen(self, member: Member) -> None:
@@ -140,12 +150,16 @@ class Membership:
         await self._settle()
         if self._must_look or self.is_away:
             await self._look()
+        if not self._is_unsure:
+            await self._part_with_the_silent()
+        return {name: member for name, (member, _) in self._heard.items() if name not in self._gone}
+
+    async def _part_with_the_silent(self) -> None:
         now = time.monotonic()
         await self._ask(name for name, (_, at) in self._heard.items() if SILENT_S < now - at <= FORGOTTEN_AFTER_S)
         for name in [name for name, (_, at) in self._heard.items() if now - at > FORGOTTEN_AFTER_S]:
             del self._heard[name]
             self._gone.discard(name)
-        return {name: member for name, (member, _) in self._heard.items() if name not in self._gone}
 
     async def _look(self) -> None:
         """Take from the stream who was seen lately, as we could not hear it."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Collection, Sequence
 from typing import Any, Final
 
 from nats.aio.client import Client
 
-from adapters.jetstream.connection import API_TIMEOUT_S, answer_to, api
+from adapters.jetstream.connection import API_TIMEOUT_S, api, first_answer_to
 from adapters.jetstream.frames import Frame, FrameSubscription, subscribe_frames
 from bus import subjects
 from bus.errors import StoreUnavailable, StreamReplaced, WrongStream
@@ -18,8 +18,9 @@ from bus.errors import StoreUnavailable, StreamReplaced, WrongStream
 PULL_MESSAGES: Final = 2_000
 PULL_EXPIRES_S: Final = 20.0
 SILENCE_MAX_S: Final = 30.0
-#: Without a message for so long, the stream's leader is asked whether there is one.
-BEHIND_AFTER_S: Final = 3.0
+#: Without a message for so long, the stream's leader is asked whether there is one, and again in longer steps.
+BEHIND_AFTER_S: Final = 1.0
+BEHIND_AGAIN_S: Final = 3.0
 #: A server answers at most so many subjects in one `multi_last`.
 MULTI_LAST_MAX: Final = 1_000
 DIRECT_GET_MESSAGES: Final = 1_000
@@ -64,7 +65,8 @@ class PullReader:
         """At least one (sequence, frame), at most so many; an empty list only when `timeout_s` passed."""
         loop = asyncio.get_running_loop()
         deadline = None if timeout_s is None else loop.time() + timeout_s
-        heard_at = asked_at = loop.time()
+        heard_at = loop.time()
+        look_at = heard_at + BEHIND_AFTER_S
         while not self._buffer:
             is_reconnected = self._client.stats["reconnects"] != self._reconnects
             if self._is_broken or is_reconnected or loop.time() - heard_at > SILENCE_MAX_S:
@@ -78,8 +80,8 @@ class PullReader:
             try:
                 await asyncio.wait_for(self._arrived.wait(), wait_s)
             except TimeoutError:
-                if loop.time() - asked_at > BEHIND_AFTER_S:
-                    asked_at = loop.time()
+                if loop.time() > look_at:
+                    look_at = loop.time() + BEHIND_AGAIN_S
                     self._is_broken = self._is_broken or await self._is_behind()
                 continue
             heard_at = loop.time()
@@ -122,7 +124,9 @@ class PullReader:
         if last_seq < self._last_seq:
             message = f"stream {self._stream} ends at {last_seq}, {self._last_seq} was read from it before"
             raise StoreUnavailable(message)
+        name = self._client.new_inbox().rpartition(".")[2]
         config: dict[str, Any] = {
+            "name": name,
             "ack_policy": "none",
             "deliver_policy": "by_start_sequence",
             "opt_start_seq": self._last_seq + 1,
@@ -134,11 +138,11 @@ class PullReader:
         if self._filter is not None:
             config["filter_subject"] = self._filter
         body = {"stream_name": self._stream, "config": config, "action": "create"}
-        answer = await api(self._client, f"CONSUMER.CREATE.{self._stream}", body)
+        answer = await api(self._client, f"CONSUMER.CREATE.{self._stream}.{name}", body)
         if "error" in answer:
             message = f"stream {self._stream} cannot be read: {answer['error'].get('description')}"
             raise WrongStream(message)
-        self._consumer = answer["name"]
+        self._consumer = name
         self._reconnects = self._client.stats["reconnects"]
         self._consumer_seq = 0
         self._reply_start = b""
@@ -220,10 +224,23 @@ async def direct_get(client: Client, stream: str, request: dict[str, Any]) -> li
 async def _direct_page(
     client: Client, stream: str, request: dict[str, Any]
 ) -> tuple[list[tuple[int, str, bytes]], int]:
-    """One answer of the server, and how many more messages fit the request."""
-    loop = asyncio.get_running_loop()
+    """One answer of the server, and how many more messages fit the request; a server that died is asked again."""
+
+    def ask() -> Awaitable[tuple[list[tuple[int, str, bytes]], int]]:
+        return _direct_answer(client, stream, request)
+
+    try:
+        return await first_answer_to(client, ask, API_TIMEOUT_S)
+    except TimeoutError as err:
+        message = f"stream {stream} does not answer a direct get"
+        raise StoreUnavailable(message) from err
+
+
+async def _direct_answer(
+    client: Client, stream: str, request: dict[str, Any]
+) -> tuple[list[tuple[int, str, bytes]], int]:
     found: list[tuple[int, str, bytes]] = []
-    done: asyncio.Future[int] = loop.create_future()
+    done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
     def on_frame(frame: Frame) -> None:
         headers = frame.headers
@@ -242,13 +259,9 @@ async def _direct_page(
     subscription = await subscribe_frames(client, inbox, on_frame)
     try:
         await client.publish(f"$JS.API.DIRECT.GET.{stream}", json.dumps(request).encode(), reply=inbox)
-        pending = await answer_to(client, done, API_TIMEOUT_S)
-    except TimeoutError as err:
-        message = f"stream {stream} does not answer a direct get"
-        raise StoreUnavailable(message) from err
+        return found, await done
     finally:
         await subscription.unsubscribe()
-    return found, pending
 
 
 async def last_seqs(client: Client, stream: str, wanted: Collection[str]) -> dict[str, int]:
