@@ -133,3 +133,24 @@ def test_one_who_was_not_seen_for_long_says_so_until_it_has_looked_who_runs_what
             return said
 
     assert asyncio.run(story()) == [True, True, False]
+
+
+def test_whoever_is_not_seen_himself_takes_nobody_for_gone(settings, monkeypatch):
+    async def story():
+        async with members(settings, "five-a", "five-b") as ((a, _), (_, killed)):
+            monkeypatch.setattr(membership, "FORGOTTEN_AFTER_S", 3_600.0)
+            await a.members()
+            await killed.close()
+            monkeypatch.setattr(membership, "UNSURE_AFTER_S", 0.0)
+            await asyncio.sleep(1.0)
+            meanwhile = "five-b" in await a.members()
+            monkeypatch.setattr(membership, "UNSURE_AFTER_S", 3_600.0)
+
+            async def is_gone():
+                await a.beat(Member(serves=("nobody",)))
+                return "five-b" not in await a.members()
+
+            await until(is_gone)
+            return meanwhile
+
+    assert asyncio.run(story())

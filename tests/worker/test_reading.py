@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from adapters.jetstream.connection import api, connect
+from adapters.jetstream.connection import api, connect, first_answer_to
 from adapters.jetstream.reader import direct_get, find_event, history, last_message, message_at
 from adapters.jetstream.streams import create_tenant
 from bus.errors import WrongStream
@@ -56,3 +56,38 @@ def test_what_is_not_there_is_told_apart_from_what_cannot_be_read(settings, tena
             await client.close()
 
     assert asyncio.run(story()) == [None, None]
+
+
+def test_what_nobody_answers_is_asked_again_and_the_first_answer_counts(settings):
+    async def story():
+        client = await connect(settings.nats_url, "test")
+        try:
+            asked = []
+
+            async def answer_the_third(message):
+                asked.append(message)
+                if len(asked) == 3:
+                    await asked[1].respond(b"to the second")
+
+            subject = client.new_inbox()
+            await client.subscribe(subject, cb=answer_the_third)
+            answer = await first_answer_to(client, lambda: client.request(subject, b"", timeout=30), 30)
+            return answer.data, len(asked)
+        finally:
+            await client.close()
+
+    assert asyncio.run(story()) == (b"to the second", 3)
+
+
+def test_what_nobody_ever_answers_is_given_up(settings):
+    async def story():
+        client = await connect(settings.nats_url, "test")
+        try:
+            subject = client.new_inbox()
+            await client.subscribe(subject)
+            with pytest.raises(TimeoutError):
+                await first_answer_to(client, lambda: client.request(subject, b"", timeout=30), 0.3)
+        finally:
+            await client.close()
+
+    asyncio.run(story())
