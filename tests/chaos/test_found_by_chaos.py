@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import time
+from typing import ClassVar
 
 import pytest
 
@@ -105,6 +107,20 @@ def test_an_answer_is_not_waited_for_when_the_connection_that_asked_is_lost():
         return waiting.cancelled()
 
     assert asyncio.run(asyncio.wait_for(story(), 5))
+
+
+def test_an_answer_that_came_while_the_process_itself_stood_still_counts():
+    class Client:
+        is_connected = True
+        stats: ClassVar = {"reconnects": 0}
+
+    async def story():
+        waiting = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_later(0.05, time.sleep, 1.0)
+        asyncio.get_running_loop().call_later(1.2, waiting.set_result, "here")
+        return await answer_to(Client(), waiting, 0.5)
+
+    assert asyncio.run(story()) == "here"
 
 
 def test_commands_are_decided_again_when_their_stream_ends_before_what_was_decided(settings, tenant):
