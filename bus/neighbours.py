@@ -49,8 +49,12 @@ class Neighbours:
         self._waiting[key] += 1
         try:
             await lock.acquire()
-        finally:
+        except asyncio.CancelledError:
             self._waiting[key] -= 1
+            if not self._waiting[key] and not lock.locked():  # the turn was kept for us alone
+                await self._end_turn(key)
+            raise
+        self._waiting[key] -= 1
         try:
             is_new = key not in self._turn_since and self._rivals_until.get(key, 0.0) > time.monotonic()
             if is_new:

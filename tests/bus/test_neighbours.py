@@ -73,6 +73,28 @@ def test_a_turn_goes_on_while_others_of_the_process_wait_but_not_for_long(monkey
     assert apart == [("take", "q"), ("give", "q")] * 3
 
 
+def test_a_turn_that_was_kept_for_one_who_is_ended_while_he_waits_is_given_back_at_once():
+    async def story():
+        turns = Counted()
+        known = Neighbours(turns)
+        known.note_rival(KEY)
+
+        async def write():
+            async with Hold(known) as held:
+                await held.add({KEY})
+
+        async with Hold(known) as held:
+            await held.add({KEY})
+            waiting = asyncio.create_task(write())
+            await asyncio.sleep(0)
+        kept = list(turns.said)
+        waiting.cancel()
+        await asyncio.wait({waiting})
+        return kept, turns.said, waiting.cancelled()
+
+    assert asyncio.run(story()) == ([("take", "q")], [("take", "q"), ("give", "q")], True)
+
+
 class Refusing(MemoryEventStore):
     """Counts conflicts."""
 
