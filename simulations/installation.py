@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any, Final, NoReturn, TypeVar
 
 from adapters.embedded_process import python_path
+from adapters.ending import AGAIN_AFTER_S
 from adapters.settings import Settings
 from adapters.supervisor import Supervisor
 from adapters.supervisor_lock import is_locked, living_supervisor
@@ -55,18 +56,23 @@ def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
 
 
 def run_async(work: Coroutine[Any, Any, Result]) -> Result:
-    """Run to the end; a request to end cancels the work, lets it clean up, and then raises KeyboardInterrupt."""
-    interrupted = False
+    """Run to the end; a request to end cancels the work, lets it clean up, and then raises KeyboardInterrupt.
 
+    A second request cannot cut the orderly end short at once; one that comes later can, as the first may have got lost
+    (`adapters.ending`).
+    """
+    interrupted = False
+    again_at = 0.0
     done: list[Result] = []
 
     async def guarded() -> None:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
 
         def on_signal() -> None:
-            nonlocal interrupted
-            if not interrupted and task is not None:
+            nonlocal interrupted, again_at
+            if loop.time() >= again_at and task is not None:
                 interrupted = True
+                again_at = loop.time() + AGAIN_AFTER_S
                 task.cancel()
 
         for number in _SIGNALS:
