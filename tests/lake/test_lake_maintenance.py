@@ -113,7 +113,12 @@ def test_two_maintainers_beside_running_analytics_lose_and_double_nothing(own, t
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "adapters.cli", *words, cwd=ROOT, env=environ, stdout=subprocess.PIPE
         )
-        said, _ = await process.communicate()
+        try:
+            said, _ = await process.communicate()
+        finally:
+            if process.returncode is None:  # another part of the scenario failed
+                process.kill()
+                await process.communicate()
         return process.returncode, said.decode()
 
     async def scenario():
