@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from adapters.errors import TallyError
+from benchmarks.big_log import kept_logs
 from benchmarks.measurement import Measurement
 from simulations.installation import EXIT_INTERRUPTED, interruptible
 
@@ -33,26 +34,30 @@ MEASUREMENTS: Final = {
     "passivation": "benchmarks.passivation:passivation",
     "signer_vs_hashlib": "benchmarks.hashing:signer_vs_hashlib",
     "signer_vs_bare": "benchmarks.signing:signer_vs_bare",
-    "proof_p99_ms": "benchmarks.proving:proof_p99_ms",
-    "audit_entries_per_s": "benchmarks.auditing:audit_entries_per_s",
     "rebuild_redis_vs_reader": "benchmarks.rebuilds:rebuild_redis_vs_reader",
     "rebuild_postgres_vs_reader": "benchmarks.rebuilds:rebuild_postgres_vs_reader",
     "rebuild_iceberg_vs_reader": "benchmarks.rebuilds:rebuild_iceberg_vs_reader",
     "freshness_p99_ms": "benchmarks.freshness:freshness_p99_ms",
+    "audit_entries_per_s": "benchmarks.auditing:audit_entries_per_s",
+    "proof_p99_ms": "benchmarks.proving:proof_p99_ms",
 }
+#: Names for several; those that share a log stand in the order in which it grows.
+GROUPS: Final = {"large_log": ("audit_entries_per_s", "proof_p99_ms")}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """0 when every wanted measurement was taken."""
     parser = argparse.ArgumentParser(prog="make bench", description="Measure; each figure beside its baseline.")
-    parser.add_argument("--only", action="append", choices=tuple(MEASUREMENTS), metavar="NAME", help="one of them")
+    parser.add_argument("--only", action="append", choices=(*MEASUREMENTS, *GROUPS), metavar="NAME", help="one of them")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="medians are taken over so many (default 3)")
     parser.add_argument("--size", type=int, default=100_000, metavar="N", help="players (default 100,000)")
     wanted = parser.parse_args(arguments)
+    names = [name for only in wanted.only or MEASUREMENTS for name in GROUPS.get(only, (only,))]
     with interruptible():
         try:
-            for name in wanted.only or MEASUREMENTS:
-                _measure(name, rounds=wanted.rounds, size=wanted.size)
+            with kept_logs():
+                for name in names:
+                    _measure(name, rounds=wanted.rounds, size=wanted.size)
         except KeyboardInterrupt:
             return EXIT_INTERRUPTED
         except TallyError as err:

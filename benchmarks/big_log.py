@@ -1,8 +1,15 @@
-"""Logs of millions of small entries, made with the signer's own code and kept for the measurements of one run."""
+"""Logs of millions of small entries, made with the signer's own code and kept for the measurements of one run.
+
+`python -m benchmarks.big_log FOLDER TREE_SIZE` makes or grows one, in a process whose memory is then known.
+"""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +25,16 @@ from simulations.corruption import NOVEMBER_MS
 TENANT: Final = "bench"
 SUBJECTS: Final = 10_000
 APPENDED_AT_ONCE: Final = 256 * 64
+HERE: Final = Path(__file__).resolve().parents[1]
+
+
+class Built(NamedTuple):
+    """What the last growth of a log took: the entries that came, the time, the memory of the process that did it."""
+
+    entries: int
+    seconds: float
+    cpu_seconds: float
+    process_bytes: int
 
 
 class BigLog(NamedTuple):
@@ -27,6 +44,62 @@ class BigLog(NamedTuple):
     policy: Policy
     policy_text: bytes
     tree_size: int
+    built: Built
+
+
+class _Unsynced(Folder):
+    """Files that reach the disk when the system likes: they are built to be measured, and removed afterwards."""
+
+    def sync(self) -> None:
+        self.close()
+        self._stale_folders.clear()
+
+
+class BigLogs:
+    """One log that grows from size to size; a smaller one that is asked for later stands beside it."""
+
+    def __init__(self, base: Path) -> None:
+        self._base = base
+        self._logs: list[BigLog] = []
+
+    def of(self, tree_size: int) -> BigLog:
+        """The log of this size, all of it on the disk; what was lent before may have grown to it."""
+        known = next((log for log in self._logs if log.tree_size == tree_size), None)
+        if known is not None:
+            return known
+        smaller = [log for log in self._logs if log.tree_size < tree_size]
+        grown = max(smaller, key=lambda log: log.tree_size, default=None)
+        if grown is not None:
+            self._logs.remove(grown)
+        base = grown.folder.root.parent if grown is not None else self._base / str(len(self._logs))
+        made = _build(base, tree_size, tree_size - (grown.tree_size if grown is not None else 0))
+        self._logs.append(made)
+        return made
+
+
+_kept: BigLogs | None = None
+
+
+@contextmanager
+def kept_logs() -> Iterator[None]:
+    """Whoever asks for a big log within shares it with the others; all are removed at the end."""
+    global _kept  # noqa: PLW0603 (the measurements of one run have nothing else in common)
+    with tempfile.TemporaryDirectory(prefix="tally-bench-") as base:
+        _kept = BigLogs(Path(base))
+        try:
+            yield
+        finally:
+            _kept = None
+
+
+@contextmanager
+def big_log(tree_size: int) -> Iterator[BigLog]:
+    """Lend a log of this size: a kept one, or one that is removed afterwards."""
+    if _kept is not None:
+        yield _kept.of(tree_size)
+        return
+    with tempfile.TemporaryDirectory(prefix="tally-bench-") as base:
+        yield BigLogs(Path(base)).of(tree_size)
 
 
 def entry(number: int) -> bytes:
@@ -40,14 +113,30 @@ def entry(number: int) -> bytes:
     ).encode()
 
 
-@contextmanager
-def big_log(tree_size: int) -> Iterator[BigLog]:
-    """Build, lend, remove."""
-    with tempfile.TemporaryDirectory(prefix="tally-bench-") as base:
-        keyring = ensure_keys(Path(base) / "keys", TENANT)
-        writer = LogWriter.open(Path(base) / "log", keyring, NOVEMBER_MS)
-        for start in range(0, tree_size, APPENDED_AT_ONCE):
-            writer.append([entry(number) for number in range(start, min(start + APPENDED_AT_ONCE, tree_size))])
-        writer.close(NOVEMBER_MS)
-        policy = (keyring.folder / POLICY).read_bytes()
-        yield BigLog(Folder(Path(base) / "log"), parse_policy("policy", policy), policy, tree_size)
+def _build(base: Path, tree_size: int, entries: int) -> BigLog:
+    command = [sys.executable, "-m", "benchmarks.big_log", str(base), str(tree_size)]
+    began = time.monotonic()
+    with subprocess.Popen(command, cwd=HERE) as process:
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    seconds = round(time.monotonic() - began, 1)
+    if process.returncode != 0:
+        raise RuntimeError(f"the log of {tree_size:,} entries was not built: exit {process.returncode}")
+    os.sync()  # nothing of it is written while something else is measured
+    policy = (ensure_keys(base / "keys", TENANT).folder / POLICY).read_bytes()
+    built = Built(entries, seconds, round(used.ru_utime + used.ru_stime, 1), used.ru_maxrss * 1024)
+    return BigLog(Folder(base / "log"), parse_policy("policy", policy), policy, tree_size, built)
+
+
+def main() -> None:
+    """Grow the log below a folder to a size, as its signer would, but for the waits for the disk."""
+    base, tree_size = Path(sys.argv[1]), int(sys.argv[2])
+    keyring = ensure_keys(base / "keys", TENANT)
+    writer = LogWriter.open(base / "log", keyring, NOVEMBER_MS, folder=_Unsynced(base / "log"))
+    for start in range(writer.tree_size, tree_size, APPENDED_AT_ONCE):
+        writer.append([entry(number) for number in range(start, min(start + APPENDED_AT_ONCE, tree_size))])
+    writer.close(NOVEMBER_MS)
+
+
+if __name__ == "__main__":
+    main()

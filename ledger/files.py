@@ -6,7 +6,8 @@ Nothing here retries. After a failed write or sync the caller opens the log anew
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -54,6 +55,18 @@ class Folder:
             return None
         except IsADirectoryError as err:
             raise WrongUse(f"{self.root / path}", expected="a file", found="a directory") from err
+
+    def expect(self, paths: Iterable[str]) -> None:
+        """Let the system begin to read files that are read next: the disk looks for all of them at once."""
+        if not hasattr(os, "posix_fadvise"):
+            return
+        for path in paths:
+            with suppress(OSError):  # reading it says what is wrong
+                descriptor = os.open(f"{self.root}/{path}", os.O_RDONLY)
+                try:
+                    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
+                finally:
+                    os.close(descriptor)
 
     def names(self, folder: str) -> list[str]:
         try:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from ledger.errors import LogDamaged, NotYetSigned, ObjectMissing
-from ledger.files import Source
+from ledger.files import Folder, Source
 from ledger.hashing import EMPTY_ROOT, FIRST_LINK, HASH_BYTES, perfect_root
 from ledger.proofs import Node, prove_consistency, prove_inclusion, range_root
 from ledger.tiles import CHAIN, ENTRIES, LEVEL_MAX, TILE_BITS, TILE_BYTES, TILE_WIDTH, Tile, decode_bundle, tile_at
@@ -65,15 +65,23 @@ class LogReader:
 
     def nodes(self, nodes: Sequence[Node]) -> list[bytes]:
         """The hashes of perfect sub-trees."""
-        return [self._node(node) for node in nodes]
+        places = [self._place(node) for node in nodes]
+        self._expect({tile for tile, _ in places} - self._tiles.keys())
+        return [self._node(tile, at, node.level % TILE_BITS) for node, (tile, at) in zip(nodes, places, strict=True)]
 
-    def _node(self, node: Node) -> bytes:
+    def _expect(self, tiles: Collection[Tile]) -> None:
+        if len(tiles) > 1 and isinstance(self.source, Folder):
+            self.source.expect(tile.path for tile in tiles)
+
+    def _place(self, node: Node) -> tuple[Tile, int]:
+        """The tile that has a node's leftmost descendant of its level, and where."""
         level, rest = divmod(node.level, TILE_BITS)
         if level > LEVEL_MAX:
             raise LogDamaged(f"node {node.number} of level {node.level}", expected="one within 2^64 leaves")
-        first = node.number << rest
-        number, at = divmod(first, TILE_WIDTH)
-        tile = tile_at(level, number, self.tree_size)
+        number, at = divmod(node.number << rest, TILE_WIDTH)
+        return tile_at(level, number, self.tree_size), at
+
+    def _node(self, tile: Tile, at: int, rest: int) -> bytes:
         data = self._tiles.get(tile)
         if data is None:
             if len(self._tiles) >= _TILES_KEPT_MAX:
@@ -94,6 +102,13 @@ class LogReader:
         number, at = divmod(tree_size - 1, TILE_WIDTH)
         data = self.tile_bytes(tile_at(CHAIN, number, self.tree_size))
         return data[at * HASH_BYTES : (at + 1) * HASH_BYTES]
+
+    def proved_entry(self, leaf_index: int, tree_size: int) -> tuple[bytes, list[bytes]]:
+        """One entry with its inclusion proof in the tree of a size, their files looked for together."""
+        if isinstance(self.source, Folder):
+            self.source.expect([tile_at(ENTRIES, leaf_index // TILE_WIDTH, self.tree_size).path])
+        proof = self.inclusion_proof(leaf_index, tree_size)
+        return self.entry(leaf_index), proof
 
     def inclusion_proof(self, leaf_index: int, tree_size: int | None = None) -> list[bytes]:
         size = self.tree_size if tree_size is None else tree_size

@@ -151,9 +151,9 @@ def prove_entry(source: Source, policy: Policy, leaf_index: int) -> Receipt:
         stamps = read_stamps(source, statement.month, policy)
         note, tree_size = statement.closing.checkpoint, statement.closing.tree_size
     reader = LogReader(source, latest.checkpoint.tree_size)
-    proof = TlogProof(leaf_index, tuple(reader.inclusion_proof(leaf_index, tree_size)), note)
-    receipt = Receipt(reader.entry(leaf_index), proof, certificate, stamps)
-    for _ in verify_receipt("new receipt", receipt, policy):
+    entry, hashes = reader.proved_entry(leaf_index, tree_size)
+    receipt = Receipt(entry, TlogProof(leaf_index, tuple(hashes), note), certificate, stamps)
+    for _ in verify_receipt("new receipt", receipt, policy, opened=latest):
         pass
     return receipt
 
@@ -171,11 +171,17 @@ def find_month(source: Source, policy: Policy, leaf_index: int) -> tuple[bytes, 
     return None
 
 
-def verify_proof(what: str, entry: bytes, proof: TlogProof, policy: Policy) -> Iterator[Claim]:
-    """Check an entry against a proof and a policy, claim by claim; raises a `LedgerError` at the first no."""
+def verify_proof(
+    what: str, entry: bytes, proof: TlogProof, policy: Policy, *, opened: OpenedCheckpoint | None = None
+) -> Iterator[Claim]:
+    """Check an entry against a proof and a policy, claim by claim; raises a `LedgerError` at the first no.
+
+    `opened` is a checkpoint that was opened under this policy: its very bytes need not be checked twice.
+    """
     leaf = leaf_hash(entry)
     yield Claim("entry", f"{describe(entry)}, {len(entry)} bytes, leaf hash {leaf.hex()}")
-    opened = policy.open(f"{what}, checkpoint", proof.checkpoint)
+    if opened is None or opened.note != proof.checkpoint:
+        opened = policy.open(f"{what}, checkpoint", proof.checkpoint)
     yield checkpoint_claim(opened)
     checkpoint = opened.checkpoint
     verify_inclusion(proof.leaf_index, checkpoint.tree_size, leaf, proof.hashes, checkpoint.root)
@@ -190,12 +196,14 @@ def checkpoint_claim(opened: OpenedCheckpoint) -> Claim:
     return Claim("checkpoint", f"{checkpoint.origin}, {checkpoint}, signed {at} by keys {signers}{witnesses}")
 
 
-def verify_receipt(what: str, receipt: Receipt, policy: Policy, *, needs_stamp: bool = False) -> Iterator[Claim]:
+def verify_receipt(
+    what: str, receipt: Receipt, policy: Policy, *, needs_stamp: bool = False, opened: OpenedCheckpoint | None = None
+) -> Iterator[Claim]:
     """Check a receipt against a policy, one claim after the other; raises a `LedgerError` at the first no.
 
     A stamp that is not in it is told, and refused where one is needed: it may have been made before its month's stamp.
     """
-    yield from verify_proof(what, receipt.entry, receipt.proof, policy)
+    yield from verify_proof(what, receipt.entry, receipt.proof, policy, opened=opened)
     if receipt.certificate is None:
         if receipt.timestamps:
             raise MonthFailed(
