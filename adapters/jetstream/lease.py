@@ -11,16 +11,16 @@ from typing import Final
 import nats.errors
 from nats.aio.client import Client
 
-from adapters.ending import ended
+from adapters.ending import AGAIN_AFTER_S, ended
 from adapters.jetstream.connection import API_TIMEOUT_S, api
+from adapters.jetstream.forgetful import create_replicated, forgetful_config
 from adapters.jetstream.reader import last_message
-from bus.errors import BusError, WrongStream
+from bus.errors import BusError, StoreUnavailable, WrongStream
 
 STREAM: Final = "TALLY_LEASES"
 _PREFIX: Final = "tally.leases."
 FORGOTTEN_AFTER_S: Final = 12.0
 RENEWED_EVERY_S: Final = 3.0
-NAME_IN_USE: Final = 10058
 #: The last sequence of the subject is not the one that was named: somebody else has the lease.
 TAKEN_CODES: Final = frozenset({10071, 10164})
 
@@ -45,7 +45,7 @@ async def lease(client: Client, name: str, what: str, holder: str) -> AsyncItera
 
     Raises `LeaseTaken`, `LeaseLost`. A hint for people and never the fence: what is done under it is fenced by itself.
     """
-    await _ensure_stream(client)
+    await create_replicated(client, forgetful_config(STREAM, f"{_PREFIX}>", FORGOTTEN_AFTER_S))
     subject = f"{_PREFIX}{name}"
     seq = await _publish(client, subject, holder, 0)
     if seq is None:
@@ -59,14 +59,15 @@ async def lease(client: Client, name: str, what: str, holder: str) -> AsyncItera
         while seq is not None:
             await asyncio.sleep(RENEWED_EVERY_S)
             try:
-                seq = await _publish(client, subject, holder, seq)
+                seq = await _renew(client, subject, holder, seq)
             except WrongStream:  # nobody can renew it, and nobody knows who has it
                 break
-            except (nats.errors.Error, TimeoutError):
+            except (nats.errors.Error, TimeoutError, StoreUnavailable):
                 continue
         lost = True
-        if working is not None:
+        while working is not None:  # a request may get lost (`adapters.ending`)
             working.cancel()
+            await asyncio.sleep(AGAIN_AFTER_S)
 
     renewing = asyncio.create_task(renew())
     try:
@@ -82,28 +83,22 @@ async def lease(client: Client, name: str, what: str, holder: str) -> AsyncItera
                 await api(client, f"STREAM.PURGE.{STREAM}", {"filter": subject})
 
 
-async def _ensure_stream(client: Client) -> None:
-    config = {
-        "name": STREAM,
-        "subjects": [f"{_PREFIX}>"],
-        "retention": "limits",
-        "discard": "old",
-        "max_age": int(FORGOTTEN_AFTER_S * 1e9),
-        "duplicate_window": int(1e9),
-        "max_msgs_per_subject": 1,
-        "storage": "memory",
-        "num_replicas": 1,
-        "allow_direct": True,
-    }
-    answer = await api(client, f"STREAM.CREATE.{STREAM}", config)
-    if "error" in answer and answer["error"].get("err_code") != NAME_IN_USE:
-        raise WrongStream(f"stream {STREAM} was not created: {answer['error'].get('description')}")
+async def _renew(client: Client, subject: str, holder: str, seq: int) -> int | None:
+    """The new sequence, None when somebody else has the lease; one whose acknowledgement was lost counts."""
+    renewed = await _publish(client, subject, holder, seq, timeout_s=RENEWED_EVERY_S)
+    if renewed is None:
+        found = await last_message(client, STREAM, subject)
+        if found is not None and found[0] > seq and found[1] == holder.encode():
+            return found[0]
+    return renewed
 
 
-async def _publish(client: Client, subject: str, holder: str, expected: int) -> int | None:
+async def _publish(
+    client: Client, subject: str, holder: str, expected: int, *, timeout_s: float = API_TIMEOUT_S
+) -> int | None:
     """The new sequence, None when the subject's last one is not the expected one."""
     headers = {"Nats-Expected-Last-Subject-Sequence": str(expected)}
-    reply = await client.request(subject, holder.encode(), timeout=API_TIMEOUT_S, headers=headers)
+    reply = await client.request(subject, holder.encode(), timeout=timeout_s, headers=headers)
     answer = json.loads(reply.data)
     error = answer.get("error")
     if error is None:

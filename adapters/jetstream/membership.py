@@ -17,9 +17,8 @@ import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from adapters.jetstream.connection import api
+from adapters.jetstream.forgetful import create_replicated, forgetful_config
 from adapters.jetstream.reader import direct_get
-from bus.errors import WrongStream
 from bus.sharing import FORMAT, Member
 
 STREAM: Final = "TALLY_WORKERS"
@@ -34,9 +33,6 @@ SILENT_S: Final = 0.7
 ANSWER_WITHIN_S: Final = 0.5
 #: After a reconnect or a new stream, everybody gets so long to be heard before somebody takes himself for the only one.
 SETTLED_AFTER_S: Final = 1.5
-NAME_IN_USE: Final = 10058
-#: "replicas > 1 not supported in non-clustered mode", "no suitable peers for placement"
-TOO_FEW_SERVERS: Final = frozenset({10074, 10005})
 BEAT_WITHIN_S: Final = 2.0
 #: Without a beat of ours stored for so long, we may be the one who hears nothing: nobody is taken for gone.
 UNSURE_AFTER_S: Final = 2.0
@@ -77,29 +73,8 @@ class Membership:
         await self._be_seen(member)
 
     async def _create(self) -> None:
-        for replicas in (3, 1):
-            answer = await api(self._client, f"STREAM.CREATE.{STREAM}", self._config(replicas), timeout_s=BEAT_WITHIN_S)
-            code = (answer.get("error") or {}).get("err_code")
-            if code in {None, NAME_IN_USE}:
-                return
-            if code not in TOO_FEW_SERVERS:
-                break
-        message = f"stream {STREAM} was not created: {answer['error'].get('description')}"
-        raise WrongStream(message)
-
-    def _config(self, replicas: int) -> dict[str, object]:
-        return {
-            "name": STREAM,
-            "subjects": [f"{_PREFIX}*"],
-            "retention": "limits",
-            "discard": "old",
-            "max_age": int(FORGOTTEN_AFTER_S * 1e9),
-            "duplicate_window": int(1e9),
-            "max_msgs_per_subject": 1,
-            "storage": "memory",
-            "num_replicas": replicas,
-            "allow_direct": True,
-        }
+        config = forgetful_config(STREAM, f"{_PREFIX}*", FORGOTTEN_AFTER_S)
+        await create_replicated(self._client, config, timeout_s=BEAT_WITHIN_S)
 
     async def beat(self, member: Member) -> None:
         """Be seen for a few more seconds; the stream lives in memory: after a restart of the server it is made anew."""
