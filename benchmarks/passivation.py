@@ -14,10 +14,8 @@ from simulations.burst import Clients, Slice, slices
 from simulations.installation import run_async
 from simulations.machine import peak_resident_bytes
 
-#: All waves are of one size, as what waits and what is written at once take memory too.
-WAVES: Final = 20
-#: After so many of them everything that has a limit has reached it.
-FULL_AFTER: Final = 5
+#: All waves are of one size, as what waits and what is written at once take memory too: about as many as may stay.
+WAVES: Final = 48
 #: How much more a worker may take for all who come after.
 GROWTH_MAX: Final = 1.25
 
@@ -28,18 +26,21 @@ def passivation(*, rounds: int, size: int) -> Measurement:
     return passivation_of(players=10 * size, owners_max=max(1, size // 5))
 
 
-def passivation_of(*, players: int, owners_max: int) -> Measurement:
-    """Peak of the worker's memory when all have come, over what it was when a quarter had."""
+def passivation_of(*, players: int, owners_max: int, waves_max: int = WAVES) -> Measurement:
+    """Peak of the worker's memory when all have come, over what it was when a quarter had.
+
+    By then everything that has a limit has reached it.
+    """
     with _limited(owners_max), lab(WORKER) as found:
         started = found.memory(WORKER)
         waves: list[dict[str, Any]] = []
-        for number, share in enumerate(slices(players, WAVES)):
+        for number, share in enumerate(slices(players, waves_max)):
             run_async(_play(found, f"wave-{number}", share))
             peak = peak_resident_bytes(found.pid(WORKER)) or 0
             resident = found.memory(WORKER)
             waves.append({"players": share.first + share.players, "resident_bytes": resident, "peak_bytes": peak})
         details = found.details()
-    full = waves[FULL_AFTER - 1]
+    full = waves[len(waves) // 4 - 1]
     came_since = waves[-1]["players"] - full["players"]
     growth = waves[-1]["peak_bytes"] - full["peak_bytes"]
     return Measurement(
