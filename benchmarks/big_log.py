@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -20,10 +21,14 @@ from ledger.keyfolder import POLICY
 from ledger.keyring import ensure_keys
 from ledger.policy import Policy, parse_policy
 from ledger.writer import LogWriter
-from simulations.corruption import NOVEMBER_MS
 
 TENANT: Final = "bench"
 SUBJECTS: Final = 10_000
+#: The first entries are those of 24 months, each of so many as are certified at once; all others are of the open month.
+MONTHS: Final = 24
+MONTH_ENTRIES: Final = 20_000
+#: The moment of all that happens in a month, the last of them November 2026.
+TIMES: Final = [f"{at // 12}-{at % 12 + 1:02d}-21T10:00:00.000Z" for at in range(2024 * 12 + 10, 2026 * 12 + 11)]
 APPENDED_AT_ONCE: Final = 256 * 64
 HERE: Final = Path(__file__).resolve().parents[1]
 
@@ -105,9 +110,10 @@ def big_log(tree_size: int) -> Iterator[BigLog]:
 def entry(number: int) -> bytes:
     """The shortest event that the rules allow: disk and time go into hashes, not into bodies."""
     version, owner = divmod(number, SUBJECTS)
+    at = TIMES[min(number // MONTH_ENTRIES, MONTHS)]
     return (
         f'{{"specversion":"1.0","id":"token.o{owner}.{version + 1}","source":"//b","type":"t/1",'
-        f'"subject":"token/o{owner}","time":"2026-11-21T10:00:00.000Z","recordedtime":"2026-11-21T10:00:00.000Z",'
+        f'"subject":"token/o{owner}","time":"{at}","recordedtime":"{at}",'
         f'"datacontenttype":"application/json","dataschema":"t","tenantid":"b","aggregateversion":{version + 1},'
         f'"causationid":"c{number}","data":{number}}}'
     ).encode()
@@ -132,10 +138,22 @@ def main() -> None:
     """Grow the log below a folder to a size, as its signer would, but for the waits for the disk."""
     base, tree_size = Path(sys.argv[1]), int(sys.argv[2])
     keyring = ensure_keys(base / "keys", TENANT)
-    writer = LogWriter.open(base / "log", keyring, NOVEMBER_MS, folder=_Unsynced(base / "log"))
-    for start in range(writer.tree_size, tree_size, APPENDED_AT_ONCE):
-        writer.append([entry(number) for number in range(start, min(start + APPENDED_AT_ONCE, tree_size))])
-    writer.close(NOVEMBER_MS)
+    writer = LogWriter.open(base / "log", keyring, _clock_ms(0), folder=_Unsynced(base / "log"))
+    now_ms = _clock_ms(MONTHS)
+    while (start := writer.tree_size) < tree_size:
+        month = min(start // MONTH_ENTRIES, MONTHS)
+        end = min(tree_size, start + APPENDED_AT_ONCE)
+        now_ms = _clock_ms(month)
+        if month < MONTHS:
+            end = min(end, (month + 1) * MONTH_ENTRIES)
+        writer.append([entry(number) for number in range(start, end)])
+        if month < MONTHS:
+            writer.sign(now_ms)  # the month before closes at what was signed last
+    writer.close(now_ms)
+
+
+def _clock_ms(month: int) -> int:
+    return int(datetime.fromisoformat(TIMES[month]).timestamp()) * 1000
 
 
 if __name__ == "__main__":

@@ -53,6 +53,8 @@ def verify_stamps(
     what: str, statement: MonthStatement, stamps: Mapping[str, bytes], policy: Policy
 ) -> dict[str, TimeStamp | None]:
     """Check the stamps of a month's closing checkpoint; None for an authority that the policy does not name."""
+    if not stamps:
+        return {}
     checkpoint = statement.closing.checkpoint
     signed_at = policy.open(f"{what}, closing checkpoint", checkpoint, origin=statement.origin).at_seconds
     return verify_timestamps(what, stamps, checkpoint, signed_at, policy.authorities)

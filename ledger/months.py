@@ -12,6 +12,7 @@ DSSE signs PAE = "DSSEv1" SP len(type) SP type SP len(payload) SP payload, lengt
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -247,6 +248,15 @@ def unseal(what: str, data: bytes, keys: Iterable[VerifierKey]) -> tuple[bytes, 
     if not is_ed25519_signature(known[label].public, signature, pre_authentication(payload)):
         raise SignatureFailed(what, expected=f"a good signature by {label}", found="a bad one")
     return payload, label
+
+
+def claimed_closing_size(what: str, data: bytes) -> int:
+    """The size at which a certificate says that its month closed; raises `Malformed`. No signature is checked."""
+    try:
+        payload = decode_base64(what, json.loads(data)["payload"])
+        return _natural(json.loads(payload)["predicate"]["closing"]["size"])
+    except (KeyError, TypeError, ValueError, RecursionError) as err:
+        raise Malformed(what, expected="a monthly root's statement", found=f"{type(err).__name__}: {err}") from err
 
 
 def open_month(what: str, data: bytes, policy: Policy) -> MonthStatement:

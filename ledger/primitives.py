@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Final
 
@@ -23,6 +24,7 @@ ED25519_SIGNATURE_BYTES: Final = 64
 ML_DSA_44_KEY_BYTES: Final = 1312
 ML_DSA_44_SIGNATURE_BYTES: Final = 2420
 SEED_BYTES: Final = 32
+_REMEMBERED: Final = 64
 _DISTINCT_BYTES_LEAST: Final = 8  # 32 random bytes have fewer values once in 10^30
 
 _FIELD: Final = 2**255 - 19
@@ -50,6 +52,9 @@ def ed25519_public(seed: bytes) -> bytes:
     return Ed25519PrivateKey.from_private_bytes(seed).public_key().public_bytes_raw()
 
 
+# The same checkpoint is opened several times on the way of one receipt. Whether a signature is good follows from these
+# three alone, so it is remembered; a refusal of the build to say is not.
+@lru_cache(maxsize=_REMEMBERED)
 def is_ed25519_signature(public: bytes, signature: bytes, message: bytes) -> bool:
     try:
         Ed25519PublicKey.from_public_bytes(public).verify(signature, message)
@@ -84,6 +89,7 @@ def ml_dsa_44_public(seed: bytes) -> bytes:
     return public
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def is_ml_dsa_44_signature(public: bytes, signature: bytes, message: bytes) -> bool:
     try:
         _ml_dsa_44("public", public).verify(signature, message)

@@ -14,6 +14,7 @@ A receipt of a closed month proves against the closing checkpoint, whose bytes t
 from __future__ import annotations
 
 import json
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
@@ -22,9 +23,17 @@ from ledger.beside import missing_stamps, read_stamps, verify_stamps
 from ledger.encoding import decode_base64, encode_base64, parse_decimal
 from ledger.errors import LogDamaged, Malformed, MonthFailed, NotYetSigned, TimestampFailed, excerpt
 from ledger.events import describe
-from ledger.files import Source, require
+from ledger.files import Folder, Source, require
 from ledger.hashing import HASH_BYTES, leaf_hash
-from ledger.months import MonthStatement, certificate_path, open_month, split_root_name, time_text
+from ledger.months import (
+    MonthStatement,
+    certificate_path,
+    claimed_closing_size,
+    open_month,
+    split_root_name,
+    time_text,
+    unseal,
+)
 from ledger.policy import OpenedCheckpoint, Policy
 from ledger.proofs import PROOF_HASHES_MAX, verify_inclusion
 from ledger.reader import LogReader
@@ -35,6 +44,7 @@ PROOF_FORMAT: Final = "c2sp.org/tlog-proof@v1"
 RECEIPT_FORMAT: Final = "https://tallyroot.example/receipt/v1"
 RECEIPT_BYTES_MAX: Final = 4_000_000
 STAMP: Final = "time stamp"
+CERTIFICATES_EXPECTED: Final = 36
 _NO_TIME: Final = "nothing outside the log says when it closed"
 
 
@@ -145,7 +155,7 @@ def prove_entry(source: Source, policy: Policy, leaf_index: int) -> Receipt:
         raise NotYetSigned(f"entry {leaf_index}: the last checkpoint has size {latest.checkpoint.tree_size}")
     month = find_month(source, policy, leaf_index)
     note, tree_size = (latest.note, latest.checkpoint.tree_size)
-    certificate, stamps = None, {}
+    certificate, statement, stamps = None, None, {}
     if month is not None:
         certificate, statement = month
         stamps = read_stamps(source, statement.month, policy)
@@ -153,22 +163,36 @@ def prove_entry(source: Source, policy: Policy, leaf_index: int) -> Receipt:
     reader = LogReader(source, latest.checkpoint.tree_size)
     entry, hashes = reader.proved_entry(leaf_index, tree_size)
     receipt = Receipt(entry, TlogProof(leaf_index, tuple(hashes), note), certificate, stamps)
-    for _ in verify_receipt("new receipt", receipt, policy, opened=latest):
+    for _ in verify_receipt("new receipt", receipt, policy, opened=latest, month=statement):
         pass
     return receipt
 
 
 def find_month(source: Source, policy: Policy, leaf_index: int) -> tuple[bytes, MonthStatement] | None:
-    """The certificate whose range has a leaf, None while its month is open."""
-    months = [found for name in source.names("roots") if (found := split_root_name(name)) is not None]
-    for month in (month for month, is_provisional in months if not is_provisional):
-        data = require(source, certificate_path(month))
-        statement = open_month(certificate_path(month), data, policy)
-        if leaf_index < statement.closing.tree_size:
-            if leaf_index < statement.opening.tree_size:
-                raise LogDamaged(f"entry {leaf_index}", expected="a month that has it", found=f"none before {month}")
-            return data, statement
-    return None
+    """The certificate whose range has a leaf, None while its month is open.
+
+    The sizes that they claim lead to one of them, which is checked; how they fit each other is for the audit.
+    """
+
+    def closes_at(path: str) -> int:
+        return claimed_closing_size(path, require(source, path))
+
+    names = [found for name in source.names("roots") if (found := split_root_name(name)) is not None]
+    paths = [certificate_path(month) for month, is_provisional in names if not is_provisional]
+    if not paths:
+        return None
+    if isinstance(source, Folder):
+        source.expect(paths[-CERTIFICATES_EXPECTED:])
+    last = require(source, paths[-1])
+    unseal(paths[-1], last, policy.certificate_keys)
+    if leaf_index >= claimed_closing_size(paths[-1], last):
+        return None
+    path = paths[bisect_right(paths, leaf_index, 0, len(paths) - 1, key=closes_at)]
+    data = require(source, path)
+    statement = open_month(path, data, policy)
+    if leaf_index < statement.opening.tree_size:
+        raise LogDamaged(f"entry {leaf_index}", expected="a month that has it", found=f"none before {statement.month}")
+    return data, statement
 
 
 def verify_proof(
@@ -197,11 +221,18 @@ def checkpoint_claim(opened: OpenedCheckpoint) -> Claim:
 
 
 def verify_receipt(
-    what: str, receipt: Receipt, policy: Policy, *, needs_stamp: bool = False, opened: OpenedCheckpoint | None = None
+    what: str,
+    receipt: Receipt,
+    policy: Policy,
+    *,
+    needs_stamp: bool = False,
+    opened: OpenedCheckpoint | None = None,
+    month: MonthStatement | None = None,
 ) -> Iterator[Claim]:
     """Check a receipt against a policy, one claim after the other; raises a `LedgerError` at the first no.
 
     A stamp that is not in it is told, and refused where one is needed: it may have been made before its month's stamp.
+    `opened` and `month` are a checkpoint and the receipt's certificate where they were opened under this policy before.
     """
     yield from verify_proof(what, receipt.entry, receipt.proof, policy, opened=opened)
     if receipt.certificate is None:
@@ -214,7 +245,7 @@ def verify_receipt(
             expected = "one of the closed month (--require-stamp)"
             raise TimestampFailed(f"{what}, time stamp", expected=expected, found="none: the month was open")
         return
-    month = open_month(f"{what}, certificate", receipt.certificate, policy)
+    month = month or open_month(f"{what}, certificate", receipt.certificate, policy)
     if month.is_provisional:
         raise MonthFailed(f"{what}, certificate", expected="one of a closed month", found=month.name)
     first, end = month.opening.tree_size, month.closing.tree_size

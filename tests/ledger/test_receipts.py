@@ -8,10 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from log_samples import NOV_21, Installation, event
+from log_samples import DAY_MS, NOV_21, Installation, event
 
 from ledger.cli import main
-from ledger.errors import LedgerError, Malformed, NotYetSigned
+from ledger.errors import LedgerError, LogDamaged, Malformed, NotYetSigned
+from ledger.files import Folder
+from ledger.months import claimed_closing_size
 from ledger.receipt import parse_proof, parse_receipt, prove_entry, verify_receipt
 
 DEC_1 = 1_796_083_200_000
@@ -49,6 +51,36 @@ def test_an_event_of_a_closed_month_is_proved_under_the_months_root(installed, l
     assert receipt.entry == event(leaf_index)
     assert receipt.certificate is not None
     assert "\n300\n" in receipt.proof.checkpoint.decode()
+
+
+class Recording(Folder):
+    def __init__(self, root):
+        super().__init__(root)
+        self.paths = []
+
+    def read(self, path):
+        self.paths.append(path)
+        return super().read(path)
+
+
+def test_a_month_is_found_by_halves_and_its_certificate_alone_is_checked(tmp_path, ed25519_alone):
+    many = Installation(tmp_path)
+    for month in range(17):
+        many.publish(3 * month, now_ms=NOV_21 + month * 33 * DAY_MS)
+    policy, closed = many.policy(), [f"roots/{name}" for name in many.folder.names("roots") if name.count(".") == 2]
+    sizes = {path: claimed_closing_size(path, many.folder.read(path)) for path in closed}
+
+    for leaf_index in range(48):
+        source = Recording(many.folder.root)
+        receipt = prove_entry(source, policy, leaf_index)
+
+        expected = next((path for path, size in sizes.items() if leaf_index < size), None)
+        assert receipt.certificate == (many.folder.read(expected) if expected else None)
+        assert sum(path in sizes for path in source.paths) <= 7
+    assert len(set(sizes.values())) < len(sizes), "one month is empty"
+    many.folder.replace(closed[2], many.folder.read(closed[5]))
+    with pytest.raises(LogDamaged, match="entry 4: expected a month that has it"):
+        prove_entry(many.folder, policy, 4)
 
 
 @pytest.mark.parametrize("leaf_index", [300, 301, 449])
