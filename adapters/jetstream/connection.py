@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 
 API_TIMEOUT_S: Final = 10.0
+#: A server that hangs, or whose machine is gone, is left for another one after six seconds.
+PING_EVERY_S: Final = 2
+PINGS_OUTSTANDING_MAX: Final = 2
 PENDING_BYTES_MAX: Final = 64 * 1024 * 1024
 NO_RESPONDERS: Final = 503
 LOOK_EVERY_S: Final = 0.1
@@ -54,8 +57,8 @@ async def connect(url: str, name: str, *, patience_s: float = 5.0) -> Client:
                 allow_reconnect=True,
                 max_reconnect_attempts=-1,
                 reconnect_time_wait=0.25,  # type: ignore[arg-type] # it sleeps so long; fractions are fine
-                ping_interval=10,
-                max_outstanding_pings=3,
+                ping_interval=PING_EVERY_S,
+                max_outstanding_pings=PINGS_OUTSTANDING_MAX,
                 pending_size=PENDING_BYTES_MAX,
                 error_cb=on_error,
             )

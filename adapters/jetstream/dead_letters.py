@@ -9,7 +9,8 @@ import msgspec
 import nats.errors
 from nats.aio.client import Client
 
-from adapters.jetstream.connection import API_TIMEOUT_S, api
+from adapters.jetstream.append import ACK_TIMEOUT_S
+from adapters.jetstream.connection import api
 from adapters.jetstream.reader import direct_get, subjects_of
 from bus import subjects
 from bus.errors import StoreUnavailable
@@ -61,7 +62,7 @@ class JetStreamDeadLetters:
             headers[REPLY_TO_HEADER] = delivery.reply_to
         subject = subjects.dead(self._tenant, target.aggregate, target.id)
         try:
-            await self._client.jetstream().publish(subject, delivery.body, headers=headers, timeout=API_TIMEOUT_S)
+            await self._client.jetstream().publish(subject, delivery.body, headers=headers, timeout=ACK_TIMEOUT_S)
         except (nats.errors.Error, TimeoutError) as err:
             raise StoreUnavailable(f"stream {self._stream} did not take a parked command: {err}") from err
 

@@ -18,6 +18,7 @@ import nats.errors
 from nats.aio.client import Client
 from nats.nuid import NUID
 
+from adapters.jetstream.append import ACK_TIMEOUT_S
 from adapters.jetstream.connection import API_TIMEOUT_S, answer_to, api
 from adapters.jetstream.reader import DIRECT_GET_MESSAGES, PullReader, direct_get, last_message
 from bus import subjects
@@ -123,7 +124,7 @@ class JetStreamTimers:
                 if len(messages) > 1 and is_last:
                     headers["Nats-Batch-Commit"] = "1"
                 await self._client.publish(subject, body, headers=headers, reply=inbox if is_last else "")
-            answer = await answer_to(self._client, answers.next_msg(timeout=API_TIMEOUT_S), API_TIMEOUT_S)
+            answer = await answer_to(self._client, answers.next_msg(timeout=API_TIMEOUT_S), ACK_TIMEOUT_S)
         except (nats.errors.Error, TimeoutError) as err:
             message = f"stream {self._stream} does not acknowledge {len(messages)} timers"
             raise StoreUnavailable(message) from err
