@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -24,9 +24,11 @@ SWITCH_TRIES: Final = 5
 SWITCH_LOCK_MS: Final = 2_000
 _SWAP: Final = "swap"
 
+# The largest first: they are shared out among two connections, as the follower stands still meanwhile.
 _TABLES: Final = """
-SELECT relname FROM pg_class JOIN pg_namespace AS n ON n.oid = relnamespace
-WHERE nspname = %s AND relkind IN ('r', 'p') AND NOT relispartition AND relname <> ALL (%s) ORDER BY relname
+SELECT relname FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = relnamespace
+WHERE nspname = %s AND relkind IN ('r', 'p') AND NOT relispartition AND relname <> ALL (%s)
+ORDER BY pg_relation_size(c.oid) DESC, relname
 """
 _EXISTS: Final = """
 SELECT FROM pg_class JOIN pg_namespace AS n ON n.oid = relnamespace WHERE nspname = %s AND relname = 'position'
@@ -150,20 +152,31 @@ class ReadModelGenerations:
 
     async def _finish(self, generation: str) -> None:
         """Keys, and statistics for the planner, before somebody asks."""
-        async with self._connected(generation) as connection:
-            await postgres_migrations.add_keys(connection, self._schema(generation), self._own)
-            for table in await self._tables(connection, generation):
-                await connection.execute(_sql("ANALYZE {}", table))
+
+        async def finish(connection: postgres.Connection, table: str) -> None:
+            if table in self._own.appended:
+                await postgres_migrations.add_key(
+                    connection, self._schema(generation), table, self._own.appended[table]
+                )
+            await connection.execute(_sql("ANALYZE {}", table))
+
+        async with self._connected(generation) as connection, self._connected(generation) as other:
+            await _share_out(await self._tables(connection, generation), (connection, other), finish)
 
     async def _state(self, connection: postgres.Connection, generation: str) -> State:
         standing = await self._standing(connection)
-        rows, hashes = {}, {}
+        rows: dict[str, int] = {}
+        hashes: dict[str, str] = {}
         sums = ", ".join(_WORD.format(first=first, modulus=_MODULUS) for first in (1, 65, 129, 193))
-        for table in await self._tables(connection, generation):
+
+        async def look(connection: postgres.Connection, table: str) -> None:
             statement = sql.SQL(_HASH).format(sums=sql.SQL(sums), table=sql.Identifier(table))
             found = await (await connection.execute(statement)).fetchone()
             count, *words = found or (0,)
             rows[table], hashes[table] = count, "".join(f"{int(word) % _MODULUS:016x}" for word in words)
+
+        async with self._beside(connection, generation) as other:
+            await _share_out(await self._tables(connection, generation), (connection, other), look)
         seq = standing.position.stream_seq if standing else 0
         version = standing.version if standing else self.version
         return State(stream_seq=seq, version=version, rows=rows, hashes=hashes)
@@ -171,6 +184,18 @@ class ReadModelGenerations:
     async def _tables(self, connection: postgres.Connection, generation: str) -> list[str]:
         cursor = await connection.execute(_TABLES, [self._schema(generation), list(_BESIDES)])
         return [name for (name,) in await cursor.fetchall()]
+
+    @asynccontextmanager
+    async def _beside(self, first: postgres.Connection, generation: str) -> AsyncIterator[postgres.Connection]:
+        """One more connection that sees the same moment as the first, which keeps the generation in its place."""
+        found = await (await first.execute("SELECT pg_export_snapshot()")).fetchone() or ("",)
+        connection = await postgres.connect(self._settings, self._tenant, generation, self._own, role=WRITER)
+        async with connection:
+            await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            await connection.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(found[0])))
+            await connection.execute("SET LOCAL statement_timeout = 0; SET LOCAL timezone = 'UTC'")
+            yield connection
+            await connection.execute("ROLLBACK")
 
     async def _exists(self, connection: postgres.Connection, generation: str) -> bool:
         cursor = await connection.execute(_EXISTS, [self._schema(generation)])
@@ -200,6 +225,23 @@ class ReadModelGenerations:
                 yield connection
         except psycopg.Error as err:
             raise postgres.unavailable(err) from err
+
+
+async def _share_out(
+    tables: Sequence[str],
+    connections: Sequence[postgres.Connection],
+    work: Callable[[postgres.Connection, str], Awaitable[None]],
+) -> None:
+    """Do something with each table; each connection takes the next one when it is done with one."""
+    waiting = iter(tables)
+
+    async def take(connection: postgres.Connection) -> None:
+        for table in waiting:
+            await work(connection, table)
+
+    for failure in await asyncio.gather(*map(take, connections), return_exceptions=True):
+        if failure is not None:
+            raise failure
 
 
 def _sql(text: str, *names: str) -> sql.Composed:

@@ -160,18 +160,18 @@ async def _drop_keys(connection: Connection, tables: Tables) -> None:
         await connection.execute(_sql("ALTER TABLE {} DROP CONSTRAINT {}", table, f"{table}_pkey"))
 
 
-async def add_keys(connection: Connection, schema: str, tables: Tables) -> None:
-    """Give a generation that is about to go live the keys that it was filled without."""
+async def add_key(connection: Connection, schema: str, table: str, columns: str) -> None:
+    """Give a table of a generation that is about to go live the key that it was filled without."""
+    cursor = await connection.execute(_VALID, [schema, [f"{table}_pkey"]])
+    if await cursor.fetchone() != (0,):
+        return
     await connection.execute("SET statement_timeout = 0")
     await connection.execute(f"SET maintenance_work_mem = '{SORT_MEMORY}'")
     try:
-        for table, columns in tables.appended.items():
-            cursor = await connection.execute(_VALID, [schema, [f"{table}_pkey"]])
-            if await cursor.fetchone() == (0,):
-                statement = _sql("ALTER TABLE {}.{} ADD CONSTRAINT {} PRIMARY KEY ", schema, table, f"{table}_pkey")
-                await connection.execute(
-                    statement + sql.SQL("({})").format(sql.SQL(", ").join(map(sql.Identifier, columns.split(", "))))
-                )
+        statement = _sql("ALTER TABLE {}.{} ADD CONSTRAINT {} PRIMARY KEY ", schema, table, f"{table}_pkey")
+        await connection.execute(
+            statement + sql.SQL("({})").format(sql.SQL(", ").join(map(sql.Identifier, columns.split(", "))))
+        )
     finally:
         await connection.execute("RESET maintenance_work_mem; RESET statement_timeout")
 

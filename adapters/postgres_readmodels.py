@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import psycopg
 
 from adapters import postgres, postgres_migrations, postgres_parking, postgres_rows
+from adapters.ending import ended
 from adapters.postgres_roles import OWNER, WRITER, become, unguarded
 from adapters.postgres_schema import READ_MODELS, schema_of
 from bus.envelope import Recorded
@@ -24,7 +26,10 @@ log = logging.getLogger(__name__)
 
 
 class ReadModelFollower:
-    """Feeds the read models of one tenant."""
+    """Feeds the read models of one tenant.
+
+    In a generation that is not live a batch commits while the next one is projected and written out; `idle` waits.
+    """
 
     name = read_models.NAME
     apply_every_s = 0.05
@@ -36,6 +41,7 @@ class ReadModelFollower:
         self._settings = settings
         self._generation = generation
         self._connection: postgres.Connection | None = None
+        self._committing: asyncio.Task[None] | None = None
         self._held: list[Recorded] = []
         self._parked: dict[str, int] = {}
         self._is_guarded = True
@@ -64,27 +70,37 @@ class ReadModelFollower:
     async def apply(self, records: Sequence[Recorded]) -> None:
         """Commit rows and position together, but never between the two halves of a transfer.
 
-        Raises `OutOfOrder`, `Fenced`, `Switched`, `Inconsistent`, `SinkUnavailable`; then nothing of it is there.
+        Raises `OutOfOrder`, `Fenced`, `Switched`, `Inconsistent`, `SinkUnavailable`; then nothing of it is there. For a
+        generation that is not live, what became of the last batch is told by the next call, or by `idle`.
         """
         waiting = [*self._held, *records] if self._held else records
         whole = self._whole(waiting)
-        advance(self.name, self._position, waiting)
         after = advance(self.name, self._position, waiting[:whole])
+        advance(self.name, after, waiting[whole:])
         if after is not self._position:
             is_live = self._generation == LIVE
             writes, parked = project_or_park(self.name, self._project, waiting[:whole], self._parked, is_live=is_live)
-            await self._commit(writes, parked, after)
+            batch, before = self._prepared(writes), self._position
+            await self._settled()
+            if is_live:
+                await self._commit(batch, parked, before, after)
+            else:
+                self._committing = asyncio.create_task(self._commit(batch, parked, before, after))
             for one in parked:
                 self._parked.setdefault(one.subject, one.stream_seq)
         self._held = list(waiting[whole:])
         self._position = after
 
     async def idle(self) -> None:
-        """Nothing waits but the first half of a transfer, whose second half is already in the stream."""
+        """Wait for what commits; then only the first half of a transfer waits, whose second half is in the stream."""
+        await self._settled()
 
     async def close(self) -> None:
         """Let go of the connection."""
         self._held = []
+        committing, self._committing = self._committing, None
+        if committing is not None:
+            await ended(committing)
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.close()
@@ -95,8 +111,17 @@ class ReadModelFollower:
     def _project(self, records: Sequence[Recorded]) -> Any:
         return read_models.project(records)
 
-    async def _write(self, connection: postgres.Connection, writes: Any) -> None:
-        await postgres_rows.write(connection, writes, is_guarded=self._is_guarded)
+    def _prepared(self, writes: Any) -> Any:
+        return postgres_rows.prepared(writes, is_guarded=self._is_guarded)
+
+    async def _write(self, connection: postgres.Connection, batch: Any) -> None:
+        await postgres_rows.write(connection, batch)
+
+    async def _settled(self) -> None:
+        """Wait for the batch that commits; raises what it failed with."""
+        committing, self._committing = self._committing, None
+        if committing is not None:
+            await committing
 
     async def _retry_parked(self, connection: postgres.Connection) -> None:
         """Apply what can be projected now, each aggregate in order and in one transaction."""
@@ -106,7 +131,7 @@ class ReadModelFollower:
             self._parked.setdefault(one.subject, one.stream_seq)
         for subject, writes in ready(self._project, parked):
             try:
-                await self._commit(writes, (), self._position, released=subject)
+                await self._commit(self._prepared(writes), (), self._position, self._position, released=subject)
             except Inconsistent as err:
                 log.warning("%s stays parked: %s", subject, err)
                 continue
@@ -114,24 +139,24 @@ class ReadModelFollower:
             del self._parked[subject]
 
     async def _commit(
-        self, writes: Any, parked: Sequence[Parked], after: Position, *, released: str | None = None
+        self, batch: Any, parked: Sequence[Parked], before: Position, after: Position, *, released: str | None = None
     ) -> None:
         if self._connection is None:
             message = f"{self.name}: not open; open it first"
             raise Inconsistent(message)
         try:
             async with self._connection.transaction():
-                found = await postgres.move_position(self._connection, self._position, after, self._opened, self.tables)
+                found = await postgres.move_position(self._connection, before, after, self._opened, self.tables)
                 if found is not None:
-                    raise Fenced(self.name, self._position.stream_seq, found)
-                await self._write(self._connection, writes)
+                    raise Fenced(self.name, before.stream_seq, found)
+                await self._write(self._connection, batch)
                 if parked:
                     await postgres_parking.keep(self._connection, parked)
                 if released is not None:
                     await postgres_parking.release(self._connection, released)
         except psycopg.errors.UniqueViolation as err:
             message = (
-                f"{self.name}: a row of the events after {self._position.stream_seq} is already there ({_key(err)}); "
+                f"{self.name}: a row of the events after {before.stream_seq} is already there ({_key(err)}); "
                 f"something else changed the rows: replace them (tally rebuild {self.name} --accept)"
             )
             raise Inconsistent(message) from err

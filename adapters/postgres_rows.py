@@ -1,11 +1,13 @@
-"""What a batch does to the tables of the read models, as SQL; inside of the transaction that moves the position."""
+"""What a batch does to the tables of the read models, as SQL; inside of the transaction that moves the position.
+
+It is written out before anything is sent: while PostgreSQL works on one batch the next one can be written out.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, Final, NamedTuple
 
 from adapters.postgres import Connection
@@ -145,7 +147,7 @@ INSERT INTO accounts (account, balance) SELECT * FROM unnest(%s::text[], %s::big
 ON CONFLICT (account) DO UPDATE SET balance = excluded.balance
 """
 _ADD_TREASURY: Final = """
-INSERT INTO accounts (account, balance) VALUES (%s, %s)
+INSERT INTO accounts (account, balance) SELECT * FROM unnest(%s::text[], %s::bigint[])
 ON CONFLICT (account) DO UPDATE SET balance = accounts.balance + excluded.balance
 """
 _ADD_DAYS: Final = """
@@ -166,13 +168,18 @@ ON CONFLICT (day, quest) DO UPDATE SET
 """
 
 
-async def write(connection: Connection, writes: Writes, *, is_guarded: bool) -> None:
-    """Add and change the rows; raises `Inconsistent` when one that must be there is not.
+class Prepared(NamedTuple):
+    """What is sent for a batch: statements with their text or arrays, and how many rows each change must find."""
 
-    Statements do not wait for each other's answers: a small batch is as many of them as a large one.
-    """
-    together: AbstractAsyncContextManager[Any] = connection.pipeline() if is_guarded else nullcontext()  # no COPY there
-    async with together:
+    copies: list[tuple[str, str]]
+    inserts: list[tuple[str, list[Any]]]
+    changes: list[tuple[str, list[str], int]]
+
+
+def prepared(writes: Writes, *, is_guarded: bool) -> Prepared:
+    """The rows to add and to change, as text; PostgreSQL takes no COPY where row-level security holds."""
+    added = [
+        (table, rows)
         for table, rows in (
             (_QUESTS, writes.quests),
             (_QUEST_STEPS, writes.quest_steps),
@@ -182,41 +189,56 @@ async def write(connection: Connection, writes: Writes, *, is_guarded: bool) -> 
             (_BADGES, writes.badges),
             (_XP_AWARDS, writes.xp_awards),
             (_POSTINGS, writes.postings),
-        ):
-            if rows:
-                await (_insert if is_guarded else _copy)(connection, table, rows)
-        changed = [
-            (statement, wanted, await connection.execute(statement, [array(column) for column in columns]))
+        )
+        if rows
+    ]
+    return Prepared(
+        copies=[] if is_guarded else [(_COPIES[table.name], _lines(table, rows)) for table, rows in added],
+        inserts=[(_INSERTS[table.name], _arrays(table, rows)) for table, rows in added] if is_guarded else [],
+        changes=[
+            (statement, [array(column) for column in columns], wanted)
             for statement, wanted, columns in _changes(writes)
+        ],
+    )
+
+
+async def write(connection: Connection, batch: Prepared) -> None:
+    """Add and change the rows; raises `Inconsistent` when one that must be there is not.
+
+    Statements do not wait for each other's answers: a small batch is as many of them as a large one.
+    """
+    for statement, lines in batch.copies:
+        async with connection.cursor() as cursor, cursor.copy(statement) as copy:
+            await copy.write(lines)
+    async with connection.pipeline():
+        for statement, arrays in batch.inserts:
+            await connection.execute(statement, arrays)
+        changed = [
+            (statement, wanted, await connection.execute(statement, arrays))
+            for statement, arrays, wanted in batch.changes
         ]
-        if writes.treasury:
-            await connection.execute(_ADD_TREASURY, [TREASURY, writes.treasury])
-    for statement, wanted, cursor in changed:
-        if cursor.rowcount != wanted:
+    for statement, wanted, done in changed:
+        if done.rowcount != wanted:
             table_name = statement.split()[1 if statement.lstrip().startswith("UPDATE") else 2]
             message = (
-                f"{read_models.NAME}: {cursor.rowcount} of {wanted} rows of {table_name} were there; "
+                f"{read_models.NAME}: {done.rowcount} of {wanted} rows of {table_name} were there; "
                 "something else changed the read models: replace them (tally rebuild readmodels --accept)"
             )
             raise Inconsistent(message)
 
 
-async def _copy(connection: Connection, table: _Table, rows: Collection[Sequence[Any]]) -> None:
+def _lines(table: _Table, rows: Collection[Sequence[Any]]) -> str:
     if table.is_plain:
         line = "\t".join(["%s"] * len(table.columns)) + "\n"
-        text = "".join(map(line.__mod__, rows))
-    else:
-        lines = io.StringIO()
-        csv.writer(lines, lineterminator="\n").writerows(rows)
-        text = lines.getvalue()
-    async with connection.cursor() as cursor, cursor.copy(_COPIES[table.name]) as copy:
-        await copy.write(text)
+        return "".join(map(line.__mod__, rows))
+    lines = io.StringIO()
+    csv.writer(lines, lineterminator="\n").writerows(rows)
+    return lines.getvalue()
 
 
-async def _insert(connection: Connection, table: _Table, rows: Collection[Sequence[Any]]) -> None:
+def _arrays(table: _Table, rows: Collection[Sequence[Any]]) -> list[Any]:
     columns = zip(table.columns, zip(*rows, strict=True), strict=True)
-    arrays = [_escaped(values) if name in table.written else array(values) for name, values in columns]
-    await connection.execute(_INSERTS[table.name], arrays)
+    return [_escaped(values) if name in table.written else array(values) for name, values in columns]
 
 
 def _escaped(values: Iterable[str]) -> str:
@@ -248,3 +270,5 @@ def _changes(writes: Writes) -> Iterator[tuple[str, int, Iterable[Iterable[Any]]
     if quest_days := writes.quest_days:
         columns = [*zip(*quest_days, strict=True), *zip(*quest_days.values(), strict=True)]
         yield _ADD_QUEST_DAYS, len(quest_days), columns
+    if writes.treasury:
+        yield _ADD_TREASURY, 1, [[TREASURY], [writes.treasury]]

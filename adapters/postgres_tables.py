@@ -47,9 +47,12 @@ class TablesFollower(ReadModelFollower):
     def _project(self, records: Sequence[Recorded]) -> Any:
         return list(self._projection.project(records))
 
-    async def _write(self, connection: Connection, writes: Any) -> None:
+    def _prepared(self, writes: Any) -> Any:
+        return writes
+
+    async def _write(self, connection: Connection, batch: Any) -> None:
         async with connection.cursor() as cursor:
-            for statement, rows in writes:
+            for statement, rows in batch:
                 if rows:
                     await cursor.executemany(statement, rows)
 

@@ -61,6 +61,7 @@ class HistoryFeed:
         self._stream = stream
         self._follower = follower
         self._progress = progress
+        self._look_at: Callable[[Recorded], object] = getattr(follower, "look_at", _event_of)
         self._reader: PullReader | None = None
         self._read_ahead: list[Recorded] = []
         self.stream_seq = 0
@@ -97,15 +98,12 @@ class HistoryFeed:
             await self._follower.close()
 
     async def _read(self, after: int, upto_seq: int, batches: asyncio.Queue[list[Recorded]]) -> None:
-        look_at = getattr(self._follower, "look_at", _event_of)
         while after < upto_seq:
             wanted = min(BATCH_RECORDS, upto_seq - after)
             records, self._read_ahead = self._read_ahead[:wanted], self._read_ahead[wanted:]
             while len(records) < wanted:
                 records += await self._take(after + len(records))
             records, self._read_ahead = records[:wanted], [*records[wanted:], *self._read_ahead]
-            for record in records:
-                look_at(record)  # decoded here, while the store works
             after = records[-1].stream_seq
             await batches.put(records)
 
@@ -115,7 +113,10 @@ class HistoryFeed:
         if not taken or taken[0][0] != after + 1:
             got = taken[0][0] if taken else f"nothing in {READ_PATIENCE_S:g} s"
             raise WrongStream(f"{self._stream.name} goes on at {got}, wanted {after + 1}: is the server up?")
-        return [Recorded(seq, message.data) for seq, message in taken]
+        records = [Recorded(seq, message.data) for seq, message in taken]
+        for record in records:
+            self._look_at(record)  # decoded here, while the store works, and not so many at once that it waits for us
+        return records
 
 
 def _event_of(record: Recorded) -> object:
