@@ -10,7 +10,6 @@ from typing import Any
 import psycopg
 
 from adapters import postgres, postgres_migrations, postgres_parking, postgres_rows
-from adapters.ending import ended
 from adapters.postgres_roles import OWNER, WRITER, become, unguarded
 from adapters.postgres_schema import READ_MODELS, schema_of
 from bus.envelope import Recorded
@@ -96,14 +95,14 @@ class ReadModelFollower:
         await self._settled()
 
     async def close(self) -> None:
-        """Let go of the connection."""
+        """Let go of the connection when what commits is there; raises what that failed with."""
         self._held = []
-        committing, self._committing = self._committing, None
-        if committing is not None:
-            await ended(committing)
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.close()
+        try:
+            await self._settled()
+        finally:
+            connection, self._connection = self._connection, None
+            if connection is not None:
+                await connection.close()
 
     def _whole(self, records: Sequence[Recorded]) -> int:
         return read_models.whole_movements(records)

@@ -8,6 +8,7 @@ import pytest
 from rows import read, rows_of
 from stories import random_story
 
+from adapters.ending import ended
 from adapters.postgres_generations import ReadModelGenerations
 from adapters.postgres_readmodels import ReadModelFollower
 from adapters.postgres_schema import schema_of
@@ -57,7 +58,15 @@ def test_all_batches_are_there_once_nothing_waits(settings, tenant):
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize("told_by", ["the next batch", "idle"])
+@pytest.mark.parametrize(
+    "told_by",
+    [
+        lambda follower, batch: follower.apply(batch),
+        lambda follower, _: follower.idle(),
+        lambda follower, _: follower.close(),
+    ],
+    ids=["the next batch", "idle", "the end"],
+)
 @pytest.mark.parametrize(
     ("by_hand", "failure"),
     [
@@ -81,7 +90,7 @@ def test_what_became_of_a_batch_is_told_by_the_next_call_and_nothing_of_it_is_th
 
             await follower.apply(story.batch(201, 300))
             with pytest.raises(failure):
-                await (follower.idle() if told_by == "idle" else follower.apply(story.batch(301, 400)))
+                await told_by(follower, story.batch(301, 400))
             await follower.close()
 
             assert connection.execute("SELECT count(*) FROM postings").fetchone() == (rows,)
@@ -89,25 +98,31 @@ def test_what_became_of_a_batch_is_told_by_the_next_call_and_nothing_of_it_is_th
     asyncio.run(scenario())
 
 
-def test_who_lets_go_while_a_batch_commits_leaves_it_whole_or_not_at_all(settings, tenant):
+async def feed(follower, story, at, dice):
+    """Some batches, one after the other."""
+    for _ in range(4):
+        upto = min(at + dice.randrange(20, 60), len(story.records))
+        if upto > at:
+            await follower.apply(story.batch(at + 1, upto))
+        at = upto
+    await follower.idle()
+
+
+def test_who_is_stopped_while_a_batch_commits_leaves_it_whole_or_not_at_all(settings, tenant):
     async def scenario():
-        story, dice, seen = random_story(tenant, seed=63, events=600), random.Random(63), set()
-        at = 0
+        story, dice = random_story(tenant, seed=63, events=900), random.Random(63)
+        at = stopped = 0
         while at < len(story.records):
             follower, opened_at = await opened(settings, story)
-            assert opened_at in {at, *seen}
-            at = opened_at
-            for _ in range(2):
-                upto = min(at + dice.randrange(20, 60), len(story.records))
-                if upto > at:
-                    await follower.apply(story.batch(at + 1, upto))
-                seen.add(upto)
-                seen.add(upto - 1)  # the first half of a transfer waits
-                at = upto
-            await asyncio.sleep(dice.choice([0, 0, 0.001, 0.005, 0.05]))
+            assert opened_at == at
+            feeding = asyncio.create_task(feed(follower, story, at, dice))
+            await asyncio.wait({feeding}, timeout=dice.choice([0, 0.005, 0.01, 0.02, 0.03, 0.05, 0.3]))
+            stopped += not feeding.done()
+            await ended(feeding)
             await follower.close()
             at, rows = found(settings, tenant)
             assert rows == wanted(story, at)
+        assert stopped
 
     asyncio.run(asyncio.wait_for(scenario(), 120))
 

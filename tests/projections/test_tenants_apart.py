@@ -318,6 +318,7 @@ def test_an_owner_who_is_no_superuser_runs_rebuilds_and_sees_rows_only_as_a_role
         follower = await store.follower("next")
         await follower.open(tenant, story.stream)
         await follower.apply(story.batch(1, 100))
+        await follower.idle()
         assert (await store.state("next")).hashes == (await store.state(LIVE)).hashes
 
         async def feed(upto_seq):
