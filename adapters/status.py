@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Awaitable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
@@ -9,7 +10,7 @@ from nats.aio.client import Client
 
 from adapters import timers
 from adapters.bucket_state import PublicationStatus, publication_status
-from adapters.generations import PROJECTIONS, generations
+from adapters.generations import PROJECTIONS, Generations, generations
 from adapters.jetstream import streams
 from adapters.jetstream.connection import connect
 from adapters.jetstream.reader import message_at, stream_info
@@ -103,7 +104,10 @@ async def _tenant(client: Client, settings: Settings, tenant: str) -> TenantStat
     commands = await stream_info(client, subjects.commands_stream(tenant))
     problem = published if isinstance(published, str) else None
     signer = FollowerStatus(name="signer", stream_seq=log.tree_size if log else 0, problem=problem)
-    projectors = await asyncio.gather(*(_projector(name, settings, tenant) for name in (*PROJECTIONS, TIMERS)))
+    # Made before anybody connects: what they import takes seconds on a busy machine, and connections would time out.
+    stores = [generations(name, settings, tenant) for name in PROJECTIONS]
+    asked = [*((store.name, _standing(store)) for store in stores), (TIMERS, _timers(settings, tenant))]
+    projectors = await asyncio.gather(*(_projector(name, position) for name, position in asked))
     followers = [await _behind(client, events, follower) for follower in (signer, *projectors)]
     return TenantStatus(
         tenant=tenant,
@@ -126,19 +130,21 @@ def _restored_so_far(tenant: str, events: int, log: LogStatus | None) -> TenantS
     return TenantStatus(tenant=tenant, events=events, commands_waiting=0, log=log, followers=(), problem=problem)
 
 
-async def _projector(name: str, settings: Settings, tenant: str) -> FollowerStatus:
+async def _projector(name: str, standing: Awaitable[tuple[Position | None, str]]) -> FollowerStatus:
     try:
-        position, parked = await _position(name, settings, tenant)
+        position, parked = await standing
     except (ProjectionError, BusError) as err:
         return FollowerStatus(name=name, problem=str(err))
     return FollowerStatus(name=name, stream_seq=position.stream_seq if position else 0, parked=parked)
 
 
-async def _position(name: str, settings: Settings, tenant: str) -> tuple[Position | None, str]:
-    if name == TIMERS:
-        return await timers.read_position(settings, tenant), ""
-    standing = await generations(name, settings, tenant).standing(LIVE)
+async def _standing(store: Generations) -> tuple[Position | None, str]:
+    standing = await store.standing(LIVE)
     return (standing.position, standing.parked) if standing else (None, "")
+
+
+async def _timers(settings: Settings, tenant: str) -> tuple[Position | None, str]:
+    return await timers.read_position(settings, tenant), ""
 
 
 async def _behind(client: Client, events: dict[str, dict[str, int]], follower: FollowerStatus) -> FollowerStatus:
