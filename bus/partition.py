@@ -30,6 +30,8 @@ from domain.values import to_time
 log = logging.getLogger(__name__)
 
 CONFLICT_WAIT_S: Final = 0.02
+#: Whoever writes what others write too meets so many now and then.
+FEW_CONFLICTS: Final = 2
 #: Without commands for so long, a partition writes its snapshots.
 IDLE_S: Final = 1.0
 #: Fewer commands than that may not fill a batch, and a small batch costs the server nearly as much as a full one.
@@ -202,7 +204,7 @@ class Partition:
                     if await self._live.refresh(batch, batch.doubtful):
                         continue
                 await self._poison.keep(deliveries, tasks, batch.answers)
-                first_seq = await self._commit(batch, deliveries[:count], held.keys, is_first=not conflicts)
+                first_seq = await self._commit(batch, deliveries[:count], held.keys, conflicts)
                 if first_seq is not None:
                     break
                 conflicts += 1
@@ -292,12 +294,12 @@ class Partition:
                 batch.refuse(seq, command_id, subject, refusal.code, refusal.message)
 
     async def _commit(
-        self, batch: Batch, deliveries: list[Delivery], held: Collection[Key], *, is_first: bool
+        self, batch: Batch, deliveries: list[Delivery], held: Collection[Key], conflicts: int
     ) -> int | None:
         """Store the batch; returns its first sequence, None when it must be decided again.
 
-        After a first conflict, what others write as a rule is read anew, or else everything; after more, everything:
-        what they write all the time would hide that they have also written what is ours.
+        After few conflicts, what others write as a rule is read anew, or else everything; after more, everything: what
+        they write all the time would hide that they have also written what is ours.
         """
         batch_id = self._new_id()
         batch.close(self.number, self._head, (deliveries[0].stream_seq, deliveries[-1].stream_seq), batch_id)
@@ -310,7 +312,7 @@ class Partition:
             elif (head.stream_seq if head else 0) != self._head_seq:
                 raise Overtaken from err
             else:
-                if not (is_first and await self._live.refresh(batch, batch.shared, held)):
+                if conflicts >= FEW_CONFLICTS or not await self._live.refresh(batch, batch.shared, held):
                     await self._live.refresh(batch, batch.looked_at, held)
                 return None
         batch.commit(first_seq)
@@ -327,4 +329,4 @@ class Partition:
 
 def _fewer(count: int, conflicts: int) -> int:
     """How many commands to try after so many conflicts: what a large batch looks at is never at rest."""
-    return max(1, count >> max(0, conflicts - 1))
+    return max(1, count >> max(0, conflicts - FEW_CONFLICTS))
