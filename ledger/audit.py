@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import ceil
 from typing import Final
 
 from ledger.beside import (
@@ -106,7 +107,8 @@ def audit_log(
     cuts = [month.closing.tree_size for month in months] + [each.checkpoint.tree_size for each in remembered]
     replay = _prepare(source, opened, cuts, earlier, progress_file, is_plain=is_plain)
     resumed_at = replay.known.entries
-    replay.require_times(time_windows(_moments(months, [opened, *remembered], policy), size, clock_skew_s))
+    moments = [*_moments(months, [opened, *remembered], policy), *_stamped_moments(source, months, policy)]
+    replay.require_times(time_windows(moments, size, clock_skew_s))
     limit = size if is_plain else max(month.closing.tree_size for month in months)
     try:
         _run(replay, progress or (lambda _done, _total: None), jobs, progress_file, opened.note, limit)
@@ -168,6 +170,16 @@ def _moments(months: list[MonthStatement], checkpoints: list[OpenedCheckpoint], 
     states = (state for month in months for state in (month.opening, month.closing))
     for opened in (*(policy.open("month", state.checkpoint) for state in states), *checkpoints):
         yield Moment(opened.checkpoint.tree_size, opened.log_at_seconds, opened.at_seconds)
+
+
+def _stamped_moments(source: Source, months: list[MonthStatement], policy: Policy) -> Iterator[Moment]:
+    """When each closed month was there at the latest, as the authorities say that the policy names."""
+    for month in (month for month in months if not month.is_provisional):
+        stamps = verify_stamps(
+            checkpoint_path(month.month), month, read_stamps(source, month.month, policy), policy
+        ).values()
+        for latest in (stamp.at + stamp.accuracy for stamp in stamps if stamp is not None):
+            yield Moment(month.closing.tree_size, None, ceil(latest.timestamp()))
 
 
 def _run(replay: Replay, progress: Progress, jobs: int, file: ProgressFile | None, note: bytes, limit: int) -> None:

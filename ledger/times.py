@@ -2,7 +2,7 @@
 
 An entry that follows a checkpoint was not there when the log signed it, and one that it covers was: so an event that
 says otherwise was backdated, or recorded by a clock that was ahead. Only the time in a verified signature counts. That
-of a cosignature bounds what the checkpoint covers, not what follows: the log may have waited long for its witness.
+of a cosignature or a time stamp bounds what the checkpoint covers, not what follows: it may have come long after.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Moment(NamedTuple):
 
 
 def time_windows(moments: Iterable[Moment], tree_size: int, clock_skew_s: int) -> list[Window]:
-    """Windows that cover `[0, tree_size)`, from signed checkpoints.
+    """Windows that cover `[0, tree_size)`, from signed and stamped checkpoints.
 
     Nothing is said of what came before the first entry was signed: a signer may start late.
     """

@@ -3,10 +3,16 @@
 The log is whole by its hashes in every case: only who re-reads the events finds out.
 """
 
+import datetime as dt
+
 import pytest
+from authorities import Authority
 from log_samples import ANY_TIME_S, DAY_MS, NOV_21, Installation, event, events
 
+from ledger.audit import audit_log
+from ledger.encoding import encode_base64
 from ledger.errors import EventRefused, LedgerError
+from ledger.policy import parse_policy
 
 DEC_1 = 1_796_083_200_000
 SUBJECTS = 7
@@ -177,3 +183,26 @@ def test_a_log_whose_signer_started_late_has_older_events(tmp_path):
 def test_a_time_of_recording_in_another_form_is_named(tmp_path, at):
     with pytest.raises(EventRefused, match=r"entry 1, recordedtime: expected like 2026-11-21T10:00:00.000Z"):
         published(tmp_path, [event(0), event(1, recordedtime=at)]).audit()
+
+
+def test_an_event_later_than_the_time_stamp_over_it_is_named_also_where_no_checkpoint_has_a_time(
+    tmp_path, ed25519_alone
+):
+    installed = published(tmp_path, [*events(0, 4), event(4, recordedtime="2026-12-01T12:00:00.000Z"), *events(5, 9)])
+    installed.publish(10, now_ms=DEC_1)
+    authority = Authority(tmp_path / "one")
+    at = dt.datetime(2026, 12, 1, 11, 0, 0, tzinfo=dt.UTC)
+    stamp = authority.forge(installed.folder.read("roots/2026-11.checkpoint"), at=at)
+    lines = f"# tally-timestamp one {encode_base64(authority.root_der)}\n"
+    policy = parse_policy("p", installed.policy_path.read_bytes() + lines.encode())
+    audit_log(installed.folder, installed.policy())
+
+    installed.folder.replace("roots/2026-11.one.tsr", stamp)
+
+    with pytest.raises(EventRefused) as found:
+        audit_log(installed.folder, policy)
+    assert str(found.value) == (
+        "entry 4, recordedtime: ahead of the clock: expected 2026-12-01T11:05:01.000Z or earlier, as a checkpoint of "
+        "that time covers it, found 2026-12-01T12:00:00.000Z"
+    )
+    assert audit_log(installed.folder, policy, clock_skew_s=3_600)
