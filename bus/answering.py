@@ -21,27 +21,27 @@ async def outcomes_of(
     tenant: str, store: EventStore, batch: Batch, deliveries: Sequence[Delivery], first_seq: int, time: str
 ) -> list[tuple[str, bytes]]:
     """(subject, body) of each delivery's outcome; the batch is stored from `first_seq` on."""
-    events = batch.refs(first_seq)
+    accepted = outcomes.AcceptedWriter(tenant, time)
     earlier = await _events_of(store, [answer for answer in batch.answers if isinstance(answer, Repeated)])
 
-    def body_of(answer: Answer) -> bytes:
+    def outcome_of(delivery: Delivery, answer: Answer) -> tuple[str, bytes]:
         match answer:
-            case Accepted(command_id, subject, first, stop):
-                return outcomes.accepted(tenant, time, subject, command_id, events[first:stop])
+            case Accepted():  # what could be read has no reply subject that is not allowed
+                command_id = answer.command_id
+                body = accepted.body(answer.subject, command_id, first_seq + answer.first, batch.events_of(answer))
+                return delivery.reply_to or subjects.outcome(tenant, command_id), body
             case Repeated(command_id, subject, stream_seq):
                 refs = outcomes.refs_of(earlier[stream_seq], command_id)
-                return outcomes.accepted(tenant, time, subject, command_id, refs)
+                body = outcomes.accepted(tenant, time, subject, command_id, refs)
             case RefusedAnswer(command_id, subject, code, message):
-                return outcomes.refused(tenant, time, subject, command_id, code, message)
+                body = outcomes.refused(tenant, time, subject, command_id, code, message)
             case ParkedAnswer(command_id, subject, reason):
-                return outcomes.parked(tenant, time, subject, command_id, reason)
+                body = outcomes.parked(tenant, time, subject, command_id, reason)
             case _:
                 assert_never(answer)
+        return reply_subject(tenant, delivery, answer.command_id), body
 
-    return [
-        (reply_subject(tenant, delivery, answer.command_id), body_of(answer))
-        for delivery, answer in zip(deliveries, batch.answers, strict=True)
-    ]
+    return [outcome_of(delivery, answer) for delivery, answer in zip(deliveries, batch.answers, strict=True)]
 
 
 async def _events_of(store: EventStore, repeated: Sequence[Repeated]) -> dict[int, list[Recorded]]:

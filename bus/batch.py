@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -16,7 +16,6 @@ from bus.envelope import (
     optional_attributes,
 )
 from bus.errors import BusError
-from bus.outcomes import EventRef
 from bus.owners import Actor, Owner
 from bus.ports import InboxHead, Message
 from domain import catalogue
@@ -72,7 +71,7 @@ class _Draft:
     __slots__ = ("actor", "event_ids", "first", "is_foreign", "key", "last", "name", "state", "subject", "version")
 
     def __init__(self, tenant: str, key: Key, actor: Actor, *, is_foreign: bool) -> None:
-        aggregate, owner_id = key
+        aggregate, owner_id = key.aggregate, key.id
         self.key = key
         self.is_foreign = is_foreign
         self.subject = subjects.event(tenant, aggregate, owner_id)
@@ -128,7 +127,7 @@ class Batch:
         self._refused: dict[tuple[str, str], tuple[str, str]] = {}
         self._parked: list[tuple[int, str, str]] = []
         self._accepted = 0
-        self._refs: list[tuple[str, str]] = []
+        self._events: list[tuple[str, str]] = []
         self._inbox: tuple[int, CommandsDecided] | None = None
 
     @property
@@ -155,13 +154,13 @@ class Batch:
 
     def note_refusal(self, plan: Plan) -> None:
         """Note what a refusal looked at that others write: it may be out of date here, and the refusal wrong."""
-        keys = (*plan.writes, *plan.reads, *plan.facts)
-        self.doubtful.update(key for key in keys if key.aggregate in catalogue.SHARED or self._is_foreign(key.id))
+        self.doubtful.update(key for key in plan.keys if key.aggregate in catalogue.SHARED or self._is_foreign(key.id))
 
     def decide(self, request: CommandRequest, subject: str, plan: Plan) -> None:
         """Decide one command; raises `Refused`, or `BatchFull` before anything of the command is taken in."""
         target = request.target
-        known = self._known.get((target.id, request.id))
+        told_apart_by = target.id, request.id
+        known = self._known.get(told_apart_by)
         if known is not None:
             self.answers.append(known)
             return
@@ -170,24 +169,30 @@ class Batch:
         if stream_seq is not None:
             self.answers.append(Repeated(request.id, subject, stream_seq))
             return
-        drafts = [self._drafts.get(key) or self._draft(key, target.id, owner) for keys in plan for key in keys]
-        states = {draft.key: draft.state for draft in drafts}
+        drafts: dict[Key, _Draft] = {}
+        states: dict[Key, Any] = {}
+        for key in plan.keys:
+            draft = drafts[key] = self._drafts.get(key) or self._draft(key, target.id, owner)
+            states[key] = draft.state
         decided = catalogue.decide(plan, request.command, states, request.at_ms)
         first = len(self.messages)
         if first + len(decided) > MESSAGES_MAX:
             raise BatchFull
-        self._record(request, decided, states)
+        self._record(request, decided, drafts, states)
         accepted = Accepted(request.id, subject, first, len(self.messages))
-        self._known[target.id, request.id] = accepted
+        self._known[told_apart_by] = accepted
         self._knowers.append(owner)
         self.answers.append(accepted)
         self._accepted += 1
-        for draft in drafts:
+        for key, draft in drafts.items():
+            if draft.is_foreign and draft.first >= 0:
+                self.shared_written.add(key)
+        for key in plan.reads:
+            draft = drafts[key]
             if draft.first >= 0:
-                if draft.is_foreign or draft.key in plan.reads:
-                    self.shared_written.add(draft.key)
-            elif draft.is_foreign and draft.key in plan.reads:
-                self._fences[draft.key] = None
+                self.shared_written.add(key)
+            elif draft.is_foreign:
+                self._fences[key] = None
 
     def close(self, partition: int, head: InboxHead | None, seqs: tuple[int, int], batch_id: str) -> None:
         """Add the fences and the inbox event for command sequences `seqs[0]` to `seqs[1]`; the batch is complete."""
@@ -228,9 +233,9 @@ class Batch:
         """Every aggregate that the batch looked at."""
         return self._drafts.keys()
 
-    def refs(self, first_seq: int) -> list[EventRef]:
-        """What outcomes say of each message but the last, the batch beginning at this sequence."""
-        return [EventRef(event_id, name, first_seq + at) for at, (event_id, name) in enumerate(self._refs)]
+    def events_of(self, accepted: Accepted) -> Sequence[tuple[str, str]]:
+        """Id and stored name of each event that a command led to."""
+        return self._events[accepted.first : accepted.stop]
 
     def head(self, first_seq: int) -> InboxHead:
         """The inbox event of the closed batch, which begins at this sequence."""
@@ -258,10 +263,16 @@ class Batch:
         draft = self._drafts[key] = _Draft(self._tenant, key, owner.actor(key.aggregate), is_foreign=is_foreign)
         return draft
 
-    def _record(self, request: CommandRequest, decided: list[Decided], before: Mapping[Key, Any]) -> None:
+    def _record(
+        self,
+        request: CommandRequest,
+        decided: list[Decided],
+        drafts: Mapping[Key, _Draft],
+        before: Mapping[Key, Any],
+    ) -> None:
         """Take in the events of one command; raises `TooLarge` with everything as it was before."""
         optional = optional_attributes(request.correlationid, request.actor, request.traceparent)
-        messages, drafts, write = self.messages, self._drafts, self._writer.body
+        messages, events, write = self.messages, self._events, self._writer.body
         begin = len(messages)
         for key, event in decided:
             draft = drafts[key]
@@ -279,12 +290,12 @@ class Batch:
                 draft.first = draft.last
                 expected = draft.actor.stream_seq
             messages.append(Message(draft.subject, body, expected, None))
-            self._refs.append((event_id, name))
+            events.append((event_id, name))
 
     def _forget(self, begin: int, before: Mapping[Key, Any]) -> None:
         """Take back the messages from `begin` on, which are of one command; `before` holds the states before it."""
         taken_back = [message.subject for message in self.messages[begin:]]
-        del self.messages[begin:], self._refs[begin:]
+        del self.messages[begin:], self._events[begin:]
         for key, state in before.items():
             draft = self._drafts[key]
             draft.state = state
@@ -303,11 +314,12 @@ class Batch:
             return
         player = f"tally.evt.{self._tenant}.player."
         carriers = [at for at, message in enumerate(self.messages) if message.expected is None]
-        carriers += [
-            at
-            for at, message in enumerate(self.messages)
-            if message.expected is not None and message.subject.startswith(player)
-        ]
+        if len(carriers) < len(fences):
+            carriers += [
+                at
+                for at, message in enumerate(self.messages)
+                if message.expected is not None and message.subject.startswith(player)
+            ]
         if len(carriers) < len(fences):
             raise BusError(
                 f"{len(fences)} aggregates read, {len(carriers)} messages to fence them; wanted one for each"

@@ -50,7 +50,7 @@ class EventEnvelope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     data: msgspec.Raw
 
 
-class CommandEnvelope(msgspec.Struct, frozen=True, kw_only=True):
+class CommandEnvelope(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A command as it arrives; attributes that CloudEvents allows and we do not use are passed over."""
 
     specversion: str
@@ -181,7 +181,7 @@ def _upcast_command(name: str, envelope: CommandEnvelope) -> CommandEnvelope:
     return msgspec.structs.replace(envelope, type=stored, data=data)
 
 
-class CommandRequest(msgspec.Struct, frozen=True, kw_only=True):
+class CommandRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A readable command: who is addressed, what is asked, when it happened."""
 
     stream_seq: int
@@ -317,7 +317,7 @@ class EventWriter:
             f'{{"specversion":"1.0","id":"{event_id}{after_id}{subject}","time":"{time}{after_time}{version},'
             f'"causationid":"{causation_id}"{optional},"data":'
         )
-        return name, head.encode() + _encoder.encode(event) + b"}"
+        return name, b"".join((head.encode(), _encoder.encode(event), b"}"))
 
     def _parts_of(self, event: Any) -> tuple[str, str, str]:
         """The stored name, and what stands between id and subject, and between time and version."""

@@ -171,12 +171,12 @@ def _command(number: int, name: str, owner: str, data: dict[str, Any], time: str
 
 
 def _outcomes(batch: Batch) -> list[Example]:
-    refs = batch.refs(FIRST_SEQ)
     sent = []
+    accepted = outcomes.AcceptedWriter(TENANT, ANSWERED)
     for answer in batch.answers:
         match answer:
-            case Accepted(command_id, subject, first, stop):
-                body = outcomes.accepted(TENANT, ANSWERED, subject, command_id, refs[first:stop])
+            case Accepted(command_id, subject, first):
+                body = accepted.body(subject, command_id, FIRST_SEQ + first, batch.events_of(answer))
             case RefusedAnswer(command_id, subject, code, message):
                 body = outcomes.refused(TENANT, ANSWERED, subject, command_id, code, message)
             case ParkedAnswer(command_id, subject, reason):

@@ -83,7 +83,7 @@ class LiveOwners:
     async def load(self, tasks: Sequence[Task | RefusedAnswer]) -> None:
         """Make every owner live that the tasks need; those with a history are read in bulk."""
         self._is_incomplete = False
-        needed = {owner_id for task in tasks if isinstance(task, Task) for owner_id in task.owner_ids}
+        needed = {key.id for task in tasks if isinstance(task, Task) for key in task.plan.keys}
         missing = [owner_id for owner_id in needed if self._is_missing(owner_id)]
         if not missing:
             return

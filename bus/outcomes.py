@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -55,6 +55,29 @@ _encoder = msgspec.json.Encoder()
 def accepted(tenant: str, time: str, subject: str, command_id: str, events: Sequence[EventRef]) -> bytes:
     """The body of `command-accepted/1`."""
     return _encode(tenant, time, subject, command_id, ACCEPTED, AcceptedData(events))
+
+
+class AcceptedWriter:
+    """Writes the bodies of the accepted commands of one batch: `accepted` without structs, on every command's path.
+
+    Everything in them is of our own making, tokens, times and numbers, and needs no escaping. A test holds that the
+    bytes are those of `accepted`.
+    """
+
+    def __init__(self, tenant: str, time: str) -> None:
+        self._after_id = f'","source":"{source_of(tenant)}","type":"{ACCEPTED}","subject":"'
+        self._after_subject = f'","time":"{time}","tenantid":"{tenant}","causationid":"'
+
+    def body(self, subject: str, command_id: str, first_seq: int, events: Iterable[tuple[str, str]]) -> bytes:
+        """The body for a command whose events (id, type) begin at a sequence."""
+        refs = [
+            f'{{"id":"{event_id}","type":"{name}","stream_seq":{stream_seq}}}'
+            for stream_seq, (event_id, name) in enumerate(events, first_seq)
+        ]
+        return (
+            f'{{"specversion":"1.0","id":"outcome.{command_id}{self._after_id}{subject}{self._after_subject}'
+            f'{command_id}","data":{{"events":[{",".join(refs)}]}}}}'
+        ).encode()
 
 
 def refused(tenant: str, time: str, subject: str, command_id: str, code: str, message: str) -> bytes:

@@ -65,15 +65,15 @@ class Poison:
     def try_again_after_s(self, failed: Failed) -> float | None:
         """Seconds after which the command is tried again; None when its aggregate is parked instead."""
         request = failed.task.request
-        seq = request.stream_seq
+        target, seq = request.target, request.stream_seq
         tries = self._tries[seq] = self._tries.get(seq, 0) + 1
         if tries < TRIES_MAX:
             for owner_id in failed.task.owner_ids:
                 self._unreadable.pop(owner_id, None)
             return TRY_AGAIN_S * tries
         reason = one_line(f"{type(failed.__cause__).__name__}: {failed.__cause__}")
-        log.error("command %d of %s is parked: %s/%s: %s", seq, self._tenant, *request.target, reason)
-        self._parked[request.target] = reason
+        log.error("command %d of %s is parked: %s/%s: %s", seq, self._tenant, target.aggregate, target.id, reason)
+        self._parked[target] = reason
         self._broken.add(seq)
         return None
 

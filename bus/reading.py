@@ -25,8 +25,11 @@ class Task(msgspec.Struct, gc=False):
     #: The addressed aggregate as outcomes name it, `<aggregate>/<id>`.
     subject: str
     plan: Plan
-    #: Everybody whose aggregates the command writes or looks at; some may stand there twice.
-    owner_ids: list[str]
+
+    @property
+    def owner_ids(self) -> list[str]:
+        """Everybody whose aggregates the command writes or looks at; some may stand there twice."""
+        return [key.id for key in self.plan.keys]
 
 
 def read(tenant: str, delivery: Delivery, now_ms: int) -> Task | RefusedAnswer:
@@ -40,8 +43,7 @@ def read(tenant: str, delivery: Delivery, now_ms: int) -> Task | RefusedAnswer:
     except Malformed as refusal:
         command_id = command_id_of(delivery.body, delivery.stream_seq)
         return RefusedAnswer(command_id, subject, refusal.code, refusal.message)
-    needed = plan(request.target, request.command)
-    return Task(request, subject, needed, [key.id for keys in needed for key in keys])
+    return Task(request, subject, plan(request.target, request.command))
 
 
 def _require_come(request: CommandRequest, now_ms: int) -> None:

@@ -96,6 +96,8 @@ class Refusals:
 
     def get(self, owner_id: str, command_id: str) -> tuple[str, str] | None:
         """Code and message of an earlier refusal."""
+        if not self._by_command:  # as nearly always, and every command asks
+            return None
         found = self._by_command.get((owner_id, command_id)) or self._by_command.get(("", command_id))
         return None if found is None else (found.code, found.message)
 

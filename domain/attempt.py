@@ -11,7 +11,7 @@ from domain.errors import AlreadyCompleted, ExpiredAttempt, NotAccepted
 from domain.values import to_time
 
 
-class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+class Attempt(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One player at one quest: the latest attempt."""
 
     number: int

@@ -7,7 +7,9 @@ A decision has the shape plan, fetch, compute: `plan` names the aggregates that 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple, assert_never
+from typing import Any, Literal, assert_never
+
+import msgspec
 
 from domain import logkeys, player, quest, token, zone
 from domain.errors import NotRegistered, UnknownRecipient
@@ -49,14 +51,14 @@ Command = (
 )
 
 
-class Key(NamedTuple):
-    """Which aggregate: its kind and the id of its owner."""
+class Key(msgspec.Struct, frozen=True, order=True, gc=False, cache_hash=True):
+    """Which aggregate: its kind and the id of its owner; no named tuple, which takes five times as long to make."""
 
     aggregate: str
     id: str
 
 
-class Plan(NamedTuple):
+class Plan(msgspec.Struct, frozen=True, gc=False):
     """What a command needs.
 
     `writes` get events, `reads` are looked at and must not change before the commit (they get an event too where a
@@ -66,6 +68,11 @@ class Plan(NamedTuple):
     writes: tuple[Key, ...]
     reads: tuple[Key, ...] = ()
     facts: tuple[Key, ...] = ()
+
+    @property
+    def keys(self) -> tuple[Key, ...]:
+        """Every aggregate that it names."""
+        return self.writes + self.reads + self.facts
 
 
 #: One event for one aggregate, in the order in which they are committed.
@@ -211,7 +218,8 @@ def _all(key: Key, events: tuple[Event, ...]) -> list[Decided]:
 
 
 def _complete(needed: Plan, command: CompleteQuest, states: Mapping[Key, Any], at_ms: int) -> list[Decided]:
-    (target, account), (quest_key,), _ = needed
+    target, account = needed.writes
+    quest_key = needed.reads[0]
     definition: QuestState = states[quest_key]
     decided = _all(target, player.decide(command, states[target], target.id, definition, at_ms))
     limited = definition.supply is not None

@@ -55,7 +55,7 @@ class PlayerRegistered(msgspec.Struct, frozen=True, kw_only=True):
     personal: dict[Token, EncryptedField]
 
 
-class QuestAccepted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class QuestAccepted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """An attempt began, ranked in these divisions; attempts at one quest count from 1."""
 
     quest: Token
@@ -64,7 +64,7 @@ class QuestAccepted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     deadline_at: Time | None = None
 
 
-class StepReached(msgspec.Struct, frozen=True, kw_only=True):
+class StepReached(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A step was reached, so long after the start of the attempt."""
 
     quest: Token
@@ -74,7 +74,7 @@ class StepReached(msgspec.Struct, frozen=True, kw_only=True):
     steps_reached: int
 
 
-class QuestCompleted(msgspec.Struct, frozen=True, kw_only=True):
+class QuestCompleted(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The attempt succeeded; a step that was missed did not stop it."""
 
     quest: Token
@@ -85,7 +85,7 @@ class QuestCompleted(msgspec.Struct, frozen=True, kw_only=True):
     divisions: tuple[Token, ...]
 
 
-class XpAwarded(msgspec.Struct, frozen=True, kw_only=True):
+class XpAwarded(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Experience for a completion; `total` and `level` are what the player has now."""
 
     quest: Token
@@ -94,7 +94,7 @@ class XpAwarded(msgspec.Struct, frozen=True, kw_only=True):
     level: int
 
 
-class BadgeAwarded(msgspec.Struct, frozen=True, kw_only=True):
+class BadgeAwarded(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A badge for a completion."""
 
     quest: Token
@@ -141,14 +141,14 @@ class RegisterPlayer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     personal: Annotated[dict[Token, EncryptedField], msgspec.Meta(max_length=32)] = {}
 
 
-class AcceptQuest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class AcceptQuest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
     """Begin an attempt at a quest."""
 
     quest: Token
     divisions: Annotated[tuple[Token, ...], msgspec.Meta(max_length=8)] = ()
 
 
-class ReachStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ReachStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
     """Report a step of the running attempt."""
 
     quest: Token
@@ -156,7 +156,7 @@ class ReachStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     elapsed_ms: ElapsedMs
 
 
-class CompleteQuest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class CompleteQuest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
     """Report the finish of the running attempt."""
 
     quest: Token
@@ -185,7 +185,7 @@ AttemptCommand = AcceptQuest | ReachStep | CompleteQuest | AbandonQuest
 # -- state ------------------------------------------------------------------------------------------------------------
 
 
-class PlayerState(msgspec.Struct, frozen=True, kw_only=True):
+class PlayerState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What the rules need to know of a player."""
 
     registered: bool = False
@@ -380,7 +380,9 @@ def _complete(
         divisions=attempt.divisions,
     )
     events: list[PlayerEvent] = [completed]
-    amount = quest.rewards.xp + sum([quest.step_xp[step] for step in attempt.steps])
+    amount = quest.rewards.xp
+    for step in attempt.steps:
+        amount += quest.step_xp[step]
     if amount:
         total = state.xp + amount
         events.append(XpAwarded(quest=command.quest, amount=amount, total=total, level=level_of(total)))

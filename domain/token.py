@@ -23,7 +23,7 @@ TRANSFER_TOKENS = "transfer-tokens/1"
 # -- events -----------------------------------------------------------------------------------------------------------
 
 
-class TokensMinted(msgspec.Struct, frozen=True, kw_only=True):
+class TokensMinted(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The treasury gave tokens to the account."""
 
     amount: Amount
@@ -62,7 +62,7 @@ TokenEvent = TokensMinted | TokensSpent | TokensSent | TokensReceived
 # -- commands ---------------------------------------------------------------------------------------------------------
 
 
-class MintTokens(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class MintTokens(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
     """Give tokens from the treasury."""
 
     amount: Amount

@@ -26,6 +26,8 @@ CONFLICT_CODES: Final = frozenset({10071, 10164})
 ABANDONED_CODES: Final = frozenset({10176, 10201})
 #: As in HTTP: for a moment there is no leader, or no room.
 UNAVAILABLE: Final = 503
+#: The places in a batch as text, made once: to format a number takes as long as the rest of a header.
+_NUMBERS: Final = tuple(map(str, range(1, 1_001)))
 
 
 class BatchPublisher:
@@ -98,26 +100,41 @@ def frames(batch_id: str, messages: Sequence[Message], reply: str) -> bytes:
 
     A single message needs no batch: it is a plain publish, six times as fast.
     """
-    last = len(messages)
-    prefix = f"NATS/1.0\r\nNats-Batch-Id: {batch_id}\r\nNats-Batch-Sequence: "
-    out = []
-    for number, message in enumerate(messages, 1):
-        subject, body = message.subject, message.body
-        header = f"{prefix}{number}" if last > 1 else "NATS/1.0"
-        if message.expected is not None:
-            header = f"{header}\r\nNats-Expected-Last-Subject-Sequence: {message.expected}"
-            if message.fence is not None:
-                header = f"{header}\r\nNats-Expected-Last-Subject-Sequence-Subject: {message.fence}"
-        if number < last:
-            header = f"{header}\r\n\r\n"
-            out.append(f"HPUB {subject} {len(header)} {len(header) + len(body)}\r\n{header}".encode())
-        else:
-            commit = "\r\nNats-Batch-Commit: 1" if last > 1 else ""
-            header = f"{header}{commit}\r\n\r\n"
-            out.append(f"HPUB {subject} {reply} {len(header)} {len(header) + len(body)}\r\n{header}".encode())
-        out.append(body)
-        out.append(b"\r\n")
+    if len(messages) == 1:
+        return _frame(messages[0].subject, reply, f"NATS/1.0{_expects(messages[0])}", messages[0].body)
+    begin = f"NATS/1.0\r\nNats-Batch-Id: {batch_id}\r\nNats-Batch-Sequence: "
+    out: list[bytes] = []
+    for number, message in zip(_numbers(len(messages)), messages[:-1], strict=False):
+        body = message.body
+        header = f"{begin}{number}{'' if message.expected is None else _expects(message)}\r\n\r\n"
+        size = len(header)
+        out += (f"HPUB {message.subject} {size} {size + len(body)}\r\n{header}".encode(), body, b"\r\n")
+    last = messages[-1]
+    out.append(
+        _frame(last.subject, reply, f"{begin}{len(messages)}{_expects(last)}\r\nNats-Batch-Commit: 1", last.body)
+    )
     return b"".join(out)
+
+
+def _numbers(count: int) -> Sequence[str]:
+    return _NUMBERS if count <= len(_NUMBERS) else tuple(map(str, range(1, count + 1)))
+
+
+def _frame(subject: str, reply: str, headers: str, body: bytes) -> bytes:
+    """One message that asks for an answer."""
+    header = f"{headers}\r\n\r\n"
+    size = len(header)
+    return f"HPUB {subject} {reply} {size} {size + len(body)}\r\n{header}".encode() + body + b"\r\n"
+
+
+def _expects(message: Message) -> str:
+    """The headers that say which sequence is expected, and of whom."""
+    if message.expected is None:
+        return ""
+    expected = f"\r\nNats-Expected-Last-Subject-Sequence: {message.expected}"
+    if message.fence is None:
+        return expected
+    return f"{expected}\r\nNats-Expected-Last-Subject-Sequence-Subject: {message.fence}"
 
 
 def _first_seq(body: bytes, count: int) -> int:

@@ -74,7 +74,7 @@ class JetStreamDeadLetters:
     async def holds(self, target: Key, dead_seq: int, command_id: str) -> bool:
         """Whether this command of this aggregate is parked under this sequence."""
         letter = await self.get(dead_seq)
-        return letter is not None and (letter.aggregate, letter.owner, letter.command_id) == (*target, command_id)
+        return letter is not None and (Key(letter.aggregate, letter.owner), letter.command_id) == (target, command_id)
 
     async def letters(self) -> list[DeadLetter]:
         """Every parked command, in the order in which they were parked."""

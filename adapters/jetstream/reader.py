@@ -166,10 +166,11 @@ class PullReader:
             return
         if self._is_broken:
             return
-        stream_seq, consumer_seq = self._last_seq + 1, self._consumer_seq + 1
-        # Nearly every frame is the one that follows, which is told without taking its reply subject apart.
-        following = b"%b%d.%d." % (self._reply_start, stream_seq, consumer_seq)
-        if not (self._reply_start and frame.reply.startswith(following)):
+        # Of one consumer all reply subjects begin alike: only what follows is taken apart.
+        if self._reply_start and frame.reply.startswith(self._reply_start):
+            at = frame.reply[len(self._reply_start) :].split(b".", 2)
+            stream_seq, consumer_seq = int(at[0]), int(at[1])
+        else:
             stream_seq, consumer_seq, consumer = delivered(frame.reply)
             if consumer != self._consumer:
                 return

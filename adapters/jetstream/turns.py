@@ -83,7 +83,7 @@ class JetStreamTurns:
         if not self._is_listening:
             self._is_listening = True
             await self._client.subscribe(subjects.turns(self._tenant, "*", "*"), cb=self._on_turn)
-        subject = subjects.turns(self._tenant, *key)
+        subject = subjects.turns(self._tenant, key.aggregate, key.id)
         await self._say(subject, wants=True)
         try:
             async with asyncio.timeout(WAIT_MAX_S):
@@ -96,7 +96,7 @@ class JetStreamTurns:
 
     async def give(self, key: Key) -> None:
         """Let the next one have its turn."""
-        await self._say(subjects.turns(self._tenant, *key), wants=False)
+        await self._say(subjects.turns(self._tenant, key.aggregate, key.id), wants=False)
 
     async def _say(self, subject: str, *, wants: bool) -> None:
         turn = Turn(FORMAT, self._worker, wants)

@@ -16,6 +16,7 @@ from bus.envelope import (
     optional_attributes,
 )
 from bus.errors import Malformed, WireError
+from domain.catalogue import Key
 from domain.token import TokensMinted
 
 GOOD = {
@@ -40,7 +41,7 @@ def test_a_good_command_is_read():
     request = decode(GOOD)
 
     assert request.id == "c-1"
-    assert request.target == ("player", "b19")
+    assert request.target == Key("player", "b19")
     assert request.command.elapsed_ms == 7717200
     assert request.at_ms == 1398096517200
 

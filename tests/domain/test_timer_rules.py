@@ -26,7 +26,7 @@ class World:
     def run(self, aggregate, owner, command, at_ms=START_MS):
         """Types of the events, or the refusal's code."""
         needed = catalogue.plan(Key(aggregate, owner), command)
-        keys = [key for part in needed for key in part]
+        keys = needed.keys
         states = {key: self.states.get(key, catalogue.initial(key.aggregate)) for key in keys}
         try:
             decided = catalogue.decide(needed, command, states, at_ms)

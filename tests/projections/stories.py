@@ -47,7 +47,7 @@ class Story:
     def tell(self, aggregate, owner, command, at_ms=START_MS):
         """Decide a command and record its events; returns them, nothing when it was refused."""
         needed = catalogue.plan(Key(aggregate, owner), command)
-        keys = [key for part in needed for key in part]
+        keys = needed.keys
         states = {key: self._states.get(key, catalogue.initial(key.aggregate)) for key in keys}
         try:
             decided = catalogue.decide(needed, command, states, at_ms)
@@ -57,7 +57,7 @@ class Story:
         for key, event in decided:
             before = self._states.get(key, catalogue.initial(key.aggregate))
             self._states[key] = catalogue.evolve(key.aggregate, before, event, at_ms)
-        return [self.record(*key, event, at_ms) for key, event in decided]
+        return [self.record(key.aggregate, key.id, event, at_ms) for key, event in decided]
 
     def decide_inbox(self):
         """End a batch as a worker does."""
