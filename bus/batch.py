@@ -65,23 +65,22 @@ class ParkedAnswer(msgspec.Struct, gc=False):
 Answer = Accepted | Repeated | RefusedAnswer | ParkedAnswer
 
 
-class _Draft:
+class _Draft(msgspec.Struct, gc=False):
     """An actor as it would be after the batch."""
 
-    __slots__ = ("actor", "event_ids", "first", "is_foreign", "key", "last", "name", "state", "subject", "version")
-
-    def __init__(self, tenant: str, key: Key, actor: Actor, *, is_foreign: bool) -> None:
-        aggregate, owner_id = key.aggregate, key.id
-        self.key = key
-        self.is_foreign = is_foreign
-        self.subject = subjects.event(tenant, aggregate, owner_id)
-        self.name = f"{aggregate}/{owner_id}"
-        self.event_ids = f"{aggregate}.{owner_id}."
-        self.actor = actor
-        self.state: Any = actor.state
-        self.version = actor.version
-        self.first = -1
-        self.last = -1
+    key: Key
+    actor: Actor
+    state: Any
+    version: int
+    is_foreign: bool
+    subject: str
+    #: As outcomes name the aggregate, `<aggregate>/<id>`.
+    name: str
+    #: What the ids of its events begin with.
+    event_ids: str
+    #: Its first and its last message in the batch.
+    first: int = -1
+    last: int = -1
 
 
 class BatchFull(Exception):
@@ -257,10 +256,19 @@ class Batch:
 
     def _draft(self, key: Key, target_id: str, target: Owner) -> _Draft:
         """A draft of an aggregate that the batch has not looked at yet; the addressed owner is at hand."""
-        is_addressed = key.id == target_id  # and therefore of this partition
-        owner = target if is_addressed else self._owner(key.id)
-        is_foreign = not is_addressed and self._is_foreign(key.id)
-        draft = self._drafts[key] = _Draft(self._tenant, key, owner.actor(key.aggregate), is_foreign=is_foreign)
+        aggregate, owner_id = key.aggregate, key.id
+        is_addressed = owner_id == target_id  # and therefore of this partition
+        actor = (target if is_addressed else self._owner(owner_id)).actor(aggregate)
+        draft = self._drafts[key] = _Draft(
+            key,
+            actor,
+            actor.state,
+            actor.version,
+            not is_addressed and self._is_foreign(owner_id),
+            subjects.event(self._tenant, aggregate, owner_id),
+            f"{aggregate}/{owner_id}",
+            f"{aggregate}.{owner_id}.",
+        )
         return draft
 
     def _record(
