@@ -8,6 +8,7 @@ from adapters.jetstream import streams
 from adapters.jetstream.connection import connect
 from adapters.jetstream.reader import stream_info
 from adapters.settings import Settings
+from bus import subjects
 
 
 async def create_tenant(
@@ -37,6 +38,16 @@ async def create_tenant(
 
         await provision(settings, name)
     return is_new
+
+
+async def is_on_one_of_several(settings: Settings, name: str) -> bool:
+    """Whether a tenant's events are kept by a single server though there is a cluster."""
+    client = await connect(settings.nats_url, "tally-tenant")
+    try:
+        info = await stream_info(client, subjects.events_stream(name))
+    finally:
+        await client.close()
+    return bool((info.get("cluster") or {}).get("name")) and int(info["config"].get("num_replicas", 1)) == 1
 
 
 async def reader_of(settings: Settings, name: str, *, is_new_password: bool) -> str:

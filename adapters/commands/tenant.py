@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import sys
 from pathlib import Path
 
 from adapters.board_settings import read_boards
 from adapters.jetstream.streams import PARTITIONS_DEFAULT
 from adapters.json_option import add_json
 from adapters.settings import Settings
-from adapters.tenants import create_tenant, list_tenants, reader_of
+from adapters.tenants import create_tenant, is_on_one_of_several, list_tenants, reader_of
 from bus.subjects import require_token
 
 HELP = "create a tenant, list them, or say how to read one's tables in PostgreSQL"
@@ -63,6 +64,9 @@ def run(args: argparse.Namespace) -> int:
             boards=None if args.boards is None else read_boards(args.boards),
         )
     )
+    if is_new and args.replicas == 1 and asyncio.run(is_on_one_of_several(settings, args.name)):
+        line = f"tally: a single server of the cluster keeps {args.name}: --replicas 3 would outlive the loss of one"
+        print(line, file=sys.stderr)
     if args.json:
         print(json.dumps({"tenant": args.name, "created": is_new}))
     else:

@@ -2,6 +2,9 @@
 
 import asyncio
 import contextlib
+import os
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
@@ -107,6 +110,31 @@ def test_a_replica_that_is_cut_off_answers_direct_gets_and_is_not_believed(tmp_p
     assert waits == [True, True]
     assert (count, bodies, histories) == (2, {"a": b"new"}, {"a": [1, 2], "b": []})
     assert last_seqs == {"tally.evt.t.token.a": second}
+
+
+@pytest.mark.timeout(120)
+def test_who_creates_a_tenant_on_a_cluster_hears_that_a_single_server_would_keep_it(tmp_path):
+    def create(urls, name, *more):
+        words = [sys.executable, "-P", "-m", "adapters.cli", "tenant", "create", name, "--data", str(tmp_path), *more]
+        environ = {**os.environ, "TALLY_NATS_URL": ",".join(urls)}
+        found = subprocess.run(words, env=environ, capture_output=True, text=True, check=False)
+        return found.returncode, found.stdout.strip(), found.stderr.strip()
+
+    async def story():
+        async with a_cluster(tmp_path) as (_, urls):
+            client = await connect(",".join(urls), "test")
+            try:
+                await create_patiently(client, "t", Plan("", {}, workers=0, nodes=3, rate=0), "durable")
+            finally:
+                await client.close()
+            single = await asyncio.to_thread(create, urls, "single")
+            return single, await asyncio.to_thread(create, urls, "safe", "--replicas", "3")
+
+    single, safe = asyncio.run(story())
+
+    assert single[:2] == (0, "tenant single created")
+    assert "a single server of the cluster keeps single: --replicas 3" in single[2]
+    assert safe == (0, "tenant safe created", "")
 
 
 @pytest.mark.timeout(240)
