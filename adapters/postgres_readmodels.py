@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import psycopg
 
@@ -20,6 +20,8 @@ from projections.errors import Fenced, Inconsistent, ProjectionError
 from projections.generations import LIVE
 from projections.parking import Parked, project_or_park, ready
 from projections.positions import advance
+
+LOOK_EVERY_S: Final = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +46,7 @@ class ReadModelFollower:
         self._held: list[Recorded] = []
         self._parked: dict[str, int] = {}
         self._is_guarded = True
+        self._looked_at = 0.0
 
     async def open(self, tenant: str, stream: StreamIdentity) -> Position:
         """Bring the schema forward; returns the stored position. Raises `ForeignPosition`, `SinkUnavailable`."""
@@ -91,8 +94,27 @@ class ReadModelFollower:
         self._position = after
 
     async def idle(self) -> None:
-        """Wait for what commits; then only the first half of a transfer waits, whose second half is in the stream."""
+        """Wait for what commits; look now and then whether PostgreSQL still has what it was given.
+
+        Then only the first half of a transfer waits, whose second half is in the stream. Raises `ProjectionError`.
+        """
         await self._settled()
+        now = asyncio.get_running_loop().time()
+        if self._connection is None or self._generation != LIVE or now - self._looked_at < LOOK_EVERY_S:
+            return
+        self._looked_at = now
+        try:
+            stored = await postgres.stored_position(self._connection, self.tables)
+        except postgres.NOT_THERE:
+            stored = None
+        except psycopg.Error as err:
+            raise postgres.unavailable(err) from err
+        found, wanted = stored.stream_seq if stored else 0, self._position.stream_seq
+        if found < wanted:
+            raise ProjectionError(
+                f"{self.name}: PostgreSQL lost its data, was restored, or another one answers: it is at {found}, "
+                f"wanted {wanted}; nothing to do, it goes on from event {found + 1}"
+            )
 
     async def close(self) -> None:
         """Let go of the connection when what commits is there; raises what that failed with."""

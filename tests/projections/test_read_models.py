@@ -1,11 +1,14 @@
 """Read models in PostgreSQL: migrations, books that balance, rows that somebody touched, and what people ask."""
 
 import asyncio
+import re
 
 import psycopg
 import pytest
 from sinks import ReadModels
 from stories import START_MS, Story, finish, fold, publish, random_story
+from test_followers import require_fold
+from test_rebuild import Live
 
 from adapters import postgres
 from adapters.postgres_queries import player_page, quest_page, sums
@@ -61,6 +64,50 @@ def test_books_are_never_seen_between_the_two_halves_of_a_transfer(settings, ten
         assert whole.accounts == 2
 
     asyncio.run(scenario())
+
+
+def test_a_postgresql_that_lost_its_data_or_was_restored_is_said_and_filled_again_also_at_rest(
+    settings, tenant, caplog
+):
+    def copies(old, new):
+        """As a backup does: all tables of a schema as they are at this moment."""
+        with psycopg.connect(settings.postgres_dsn) as connection:
+            found = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = %s", [old])
+            return [
+                (f'TRUNCATE "{new}".{table}', f'INSERT INTO "{new}".{table} SELECT * FROM "{old}".{table}')
+                for (table,) in found.fetchall()
+            ]
+
+    def run(*statements):
+        with psycopg.connect(settings.postgres_dsn) as connection:
+            for statement in statements:
+                connection.execute(statement)
+
+    async def scenario():
+        story = random_story(tenant, seed=71, events=300)
+        schema = schema_of(tenant)
+        async with Live(ReadModels, settings, tenant, story) as live:
+            await live.tell(120)
+            await live.caught_up()
+            yesterday = [
+                statement.replace("INSERT INTO", "CREATE TABLE").replace(" SELECT", " AS SELECT")
+                for _, statement in copies(schema, f"backup of {tenant}")
+            ]
+            run(f'CREATE SCHEMA "backup of {tenant}"', *yesterday)
+            await live.tell(len(story.records))
+            await live.caught_up()
+
+            run(*(statement for both in copies(f"backup of {tenant}", schema) for statement in both))
+            await live.caught_up()
+            await require_fold(ReadModels, settings, story)
+            run(f'DROP SCHEMA "{schema}" CASCADE', f'DROP SCHEMA "backup of {tenant}" CASCADE')
+            await live.caught_up()
+
+        await require_fold(ReadModels, settings, story)
+
+    asyncio.run(scenario())
+    assert re.search(r"lost its data, .* it is at 0, wanted 30\d; nothing to do, it goes on from event 1;", caplog.text)
+    assert re.search(r"was restored, .* it is at 12\d, wanted 30\d; nothing to do", caplog.text)
 
 
 def test_a_schema_can_be_migrated_again_and_by_several_at_once(settings, tenant):
