@@ -1,6 +1,6 @@
 """A signer's life in a process of its own, for strace to end or to fail at any system call.
 
-    python -m simulations.crash_life BASE [FILE_BYTES_MAX]
+    python -m simulations.crash_life BASE SYNCED_AT_ONCE [FILE_BYTES_MAX]
 
 Exit code 0 when all is signed, 3 when a failure stopped the signer and it refused to go on, 4 when it did not refuse.
 """
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from ledger.errors import LedgerError, WrongUse
+from ledger.files import SYNCED_AT_ONCE, Folder
 from ledger.keyring import ensure_keys
 from ledger.writer import LogWriter
 from simulations.corruption import DECEMBER_MS, NOVEMBER_MS, TENANT, sample_event
@@ -26,9 +27,10 @@ FINAL_SIZE: Final = STAGES[-1][0]
 EVENTS: Final = [sample_event(number, NOVEMBER_MS) for number in range(FINAL_SIZE)]
 
 
-def live(base: Path) -> int:
+def live(base: Path, synced_at_once: int = SYNCED_AT_ONCE) -> int:
     """Sign all stages, from wherever the log stands."""
-    writer = LogWriter.open(base / "log", ensure_keys(base / "keys", TENANT), NOVEMBER_MS)
+    folder = Folder(base / "log", synced_at_once=synced_at_once)
+    writer = LogWriter.open(folder.root, ensure_keys(base / "keys", TENANT), NOVEMBER_MS, folder=folder)
     try:
         for size, now_ms in STAGES:
             if writer.tree_size < size:
@@ -53,11 +55,12 @@ def _refuses(writer: LogWriter) -> bool:
 
 def main() -> int:
     """Live, with files that may not grow beyond a size when one is named: the last write is then a short one."""
-    if len(sys.argv) > 2:
+    base, synced_at_once, *limits = sys.argv[1:]
+    for limit in map(int, limits):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     try:
-        return live(Path(sys.argv[1]))
+        return live(Path(base), int(synced_at_once))
     except (LedgerError, OSError) as err:  # while opening: nothing is open that could go on
         print(f"{type(err).__name__}: {err}", file=sys.stderr)
         return STOPPED

@@ -1,8 +1,9 @@
 """A signer killed, or failed, at each of its system calls on files; then resumed, and its log audited in full.
 
-strace counts the calls and injects the fault: SIGKILL before the call, or an error in place of it. Afterwards the same
-events come again: every checkpoint that anybody may have seen is a part of the final log, and the log passes its audit.
-A failed write or fsync stops the signer: nothing is written, synced or renamed any more by that process.
+strace counts the calls of each thread and injects the fault: SIGKILL before the call, or an error in place of it.
+Afterwards the same events come again: every checkpoint that anybody may have seen is a part of the final log, and the
+log passes its audit. A failed write or sync stops the signer: nothing is written, synced or renamed any more by that
+process, but for the one file that each of its other threads was about to sync.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Final, NamedTuple
 from adapters.embedded_process import python_path
 from ledger.audit import audit_log
 from ledger.errors import LedgerError
-from ledger.files import Folder
+from ledger.files import SYNCED_AT_ONCE, Folder
 from ledger.keyfolder import POLICY
 from ledger.keyring import LAST_SIGNED, ensure_keys
 from ledger.policy import parse_policy
@@ -34,15 +35,23 @@ from simulations.corruption import TENANT
 from simulations.crash_life import FINAL_SIZE, STOPPED, live
 
 PROGRAM: Final = "strace"
-CALLS: Final = ("mkdir", "write", "fsync", "rename", "unlink", "rmdir")
-#: What a call fails with.
-ERRORS: Final = {"mkdir": "ENOSPC", "write": "ENOSPC", "fsync": "EIO", "rename": "EIO", "unlink": "EIO", "rmdir": "EIO"}
+#: What a call fails with. Several threads sync files at once (`fdatasync`), each a share that is always the same.
+ERRORS: Final = {
+    "mkdir": "ENOSPC",
+    "write": "ENOSPC",
+    "fdatasync": "EIO",
+    "fsync": "EIO",
+    "rename": "EIO",
+    "unlink": "EIO",
+    "rmdir": "EIO",
+}
+CALLS: Final = tuple(ERRORS)
 #: strace counts no further.
 NEVER: Final = 65_535
 KILLED: Final = -9
 #: Files may not grow beyond so many bytes: the write that crosses it is short, the next one fails.
 FILE_LIMITS: Final = (10, 200, 1_000, 5_000, 30_000, 90_000)
-_CALL: Final = re.compile(rf"^\d+ +({'|'.join(CALLS)})\(")
+_CALL: Final = re.compile(rf"^(\d+) +({'|'.join(CALLS)})\(")
 _PATIENCE_S: Final = 120
 
 
@@ -53,12 +62,13 @@ class Fault(NamedTuple):
     nth: int
     error: str | None = None
     file_bytes_max: int | None = None
+    synced_at_once: int = SYNCED_AT_ONCE
 
     @property
     def told(self) -> str:
         if self.file_bytes_max is not None:
             return f"files of at most {self.file_bytes_max} bytes"
-        return f"{self.error or 'SIGKILL'} at {self.call} {self.nth}"
+        return f"{self.error or 'SIGKILL'} at {self.call} {self.nth}, {self.synced_at_once} synced at once"
 
 
 def missing() -> str | None:
@@ -79,20 +89,27 @@ class Crashes:
         ensure_keys(self._fresh / "keys", TENANT)
 
     def faults(self) -> list[Fault]:
-        """Every call that a life without faults makes, killed and failed; and files that may not grow."""
+        """Every call that a life without faults makes, killed and failed; and files that may not grow.
+
+        Those that sync files both ways: each by itself, as one thread makes them all; and several at the same time.
+        """
+        found = [fault for fault in self._faults(1) if fault.call == "fdatasync"]
+        return found + self._faults(SYNCED_AT_ONCE) + [Fault("write", 0, None, limit) for limit in FILE_LIMITS]
+
+    def _faults(self, synced_at_once: int) -> list[Fault]:
         folder = self._copy("count")
-        done = self._live(folder, Fault("write", NEVER))
+        done = self._live(folder, Fault("write", NEVER, synced_at_once=synced_at_once))
         if done.returncode != 0:
             raise RuntimeError(f"a life without faults ended with {done.returncode}: {done.stderr}")
         lines = (folder / "trace").read_text().splitlines()
         shutil.rmtree(folder)
         found: list[Fault] = []
-        for call in CALLS:
-            mine = [line for line in lines if (match := _CALL.match(line)) and match[1] == call]
-            found += (Fault(call, nth) for nth in range(1, len(mine) + 1))
-            # To make a folder that is there already fails in any case, and does no harm.
-            found += (Fault(call, nth, ERRORS[call]) for nth, line in enumerate(mine, 1) if "EEXIST" not in line)
-        return found + [Fault("write", 0, None, limit) for limit in FILE_LIMITS]
+        for call, error in ERRORS.items():
+            for nth, line in enumerate(_most_by_one_thread(lines, call), 1):
+                found.append(Fault(call, nth, synced_at_once=synced_at_once))
+                if "EEXIST" not in line:  # to make a folder that is there already fails in any case, and does no harm
+                    found.append(Fault(call, nth, error, synced_at_once=synced_at_once))
+        return found
 
     def suffer(self, fault: Fault) -> list[str]:
         """One life with a fault, another that goes on from there, an audit; returns what is wrong."""
@@ -125,7 +142,7 @@ class Crashes:
 
     def _live(self, folder: Path, fault: Fault) -> subprocess.CompletedProcess[str]:
         injected = f"signal=KILL:when={fault.nth}" if fault.error is None else f"error={fault.error}:when={fault.nth}"
-        program = [sys.executable, "-m", "simulations.crash_life", str(folder)]
+        program = [sys.executable, "-m", "simulations.crash_life", str(folder), str(fault.synced_at_once)]
         if fault.file_bytes_max is not None:
             command = [*program, str(fault.file_bytes_max)]
         else:
@@ -138,13 +155,34 @@ class Crashes:
         )
 
 
+def _most_by_one_thread(lines: list[str], call: str) -> list[str]:
+    """The lines of one call by the thread that made most of them: strace counts for each thread by itself."""
+    by_thread: dict[str, list[str]] = {}
+    for line in lines:
+        if (match := _CALL.match(line)) and match[2] == call:
+            by_thread.setdefault(match[1], []).append(line)
+    return max(by_thread.values(), key=len, default=[])
+
+
 def _calls_after_fault(folder: Path) -> list[str]:
-    """The calls of a traced life that came after the injected error."""
+    """The calls of a traced life that came after the injected error.
+
+    A thread that saw no failure just before may sync one more file, which promises nothing.
+    """
     lines = (folder / "trace").read_text().splitlines()
     at = next((at for at, line in enumerate(lines) if "(INJECTED)" in line), len(lines))
-    # What it says of the failure, on its error output, is no work on a file.
-    after = [line for line in lines[at + 1 :] if not re.match(r"^\d+ +write\(2,", line)]
-    return [match[1] for line in after if (match := _CALL.match(line))]
+    found: list[str] = []
+    have_synced = {line.partition(" ")[0] for line in lines[at : at + 1]}
+    for line in lines[at + 1 :]:
+        match = _CALL.match(line)
+        # What it says of the failure, on its error output, is no work on a file.
+        if match is None or re.match(r"^\d+ +write\(2,", line):
+            continue
+        if match[2] == "fdatasync" and match[1] not in have_synced:
+            have_synced.add(match[1])
+        else:
+            found.append(match[2])
+    return found
 
 
 def _require_whole(folder: Path, seen: list[bytes]) -> None:

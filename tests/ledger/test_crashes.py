@@ -6,6 +6,7 @@ part of the final log, and the final log must pass the audit.
 
 import random
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,7 @@ class Disk:
         self.done = 0
         self._unsynced = {}
         self._os = files.os
+        self._lock = threading.Lock()
         monkeypatch.setattr(files, "os", self)
         for name in ("rename", "unlink", "rmdir"):
             self._wrap(monkeypatch, name)
@@ -53,11 +55,12 @@ class Disk:
         monkeypatch.setattr(Path, name, wrapped)
 
     def step(self):
-        if self.left is not None:
-            if self.left <= 0:
-                raise Crash
-            self.left -= 1
-        self.done += 1
+        with self._lock:  # files are synced in several threads
+            if self.left is not None:
+                if self.left <= 0:
+                    raise Crash
+                self.left -= 1
+            self.done += 1
 
     def open(self, path, flags, mode=0o777):
         self.step()
@@ -77,6 +80,8 @@ class Disk:
     def fsync(self, descriptor):
         self.step()
         self._unsynced.pop(descriptor, None)
+
+    fdatasync = fsync
 
     def crash_at(self, left):
         self.left, self.done = left, 0
@@ -179,7 +184,7 @@ def test_a_signer_killed_again_and_again_goes_on_without_a_fork(fresh, scratch, 
         require_whole(installed, seen)
 
 
-@pytest.mark.parametrize("name", ["open", "write", "fsync"])
+@pytest.mark.parametrize("name", ["open", "write", "fdatasync", "fsync"])
 def test_a_full_or_failing_disk_stops_the_signer_and_nothing_half_done_is_promised(fresh, tmp_path, monkeypatch, name):
     shutil.copytree(fresh, tmp_path / "log")
     installed = Installation(tmp_path / "log")

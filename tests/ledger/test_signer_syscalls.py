@@ -4,6 +4,7 @@ from random import Random
 
 import pytest
 
+from ledger.files import SYNCED_AT_ONCE
 from simulations import crashes
 
 SAMPLE = 7
@@ -34,12 +35,20 @@ def test_a_signer_killed_or_failed_at_a_system_call_goes_on_without_a_fork_and_i
     assert [problem for fault in sample for problem in lives.suffer(fault)] == []
 
 
-@pytest.mark.parametrize("call", ["write", "fsync", "rename"])
+@pytest.mark.parametrize("call", ["write", "fdatasync", "fsync", "rename"])
 def test_a_signer_whose_call_failed_touches_no_file_any_more(every, call):
     lives, faults = every
     failing = [fault for fault in faults if fault.call == call and fault.error]
 
     assert lives.suffer(failing[len(failing) // 2]) == []
+
+
+def test_a_signer_whose_file_was_not_synced_by_one_of_several_threads_touches_no_other_any_more(every):
+    lives, faults = every
+    failing = [fault for fault in faults if fault.call == "fdatasync" and fault.error]
+
+    assert [fault.synced_at_once for fault in failing[:1] + failing[-1:]] == [1, SYNCED_AT_ONCE]
+    assert lives.suffer(failing[-1]) == []
 
 
 def test_a_short_write_stops_the_signer_and_signs_nothing(every):
