@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, Protocol
@@ -110,27 +110,28 @@ class Folder:
             # Linux begins to write such a file at once: all are on their way before the first is waited for.
             for descriptor in self._unsynced:
                 os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        descriptors, self._unsynced = self._unsynced, []
-        self._sync_files(descriptors)
-        while self._stale_folders:
-            self._sync_folder(self._stale_folders.pop())
-
-    def _sync_files(self, descriptors: Sequence[int]) -> None:
-        """Deal the files to the threads, in turns over all calls: which thread syncs which file is no accident."""
-        count = self._synced_at_once
-        if not self._syncers:
-            self._syncers = [ThreadPoolExecutor(1, "tally-sync") for _ in range(count)]
-        shares = [descriptors[(at - self._dealt) % count :: count] for at in range(count)]
-        self._dealt += len(descriptors)
         failures: list[BaseException] = []
-        for each in [
-            syncer.submit(_sync_each, share, failures)
-            for syncer, share in zip(self._syncers, shares, strict=True)
-            if share
-        ]:
+        syncing = self._begin_syncing(failures)
+        try:
+            while self._stale_folders and not failures:
+                self._sync_folder(self._stale_folders.pop())
+        except BaseException as err:  # noqa: BLE001 (raised below, when no thread works any more)
+            failures.append(err)
+        for each in syncing:
             each.result()
         if failures:
             raise failures[0]
+
+    def _begin_syncing(self, failures: list[BaseException]) -> list[Future[None]]:
+        """Deal the files to the threads, in turns over all calls: which thread syncs which file is no accident."""
+        descriptors, self._unsynced = self._unsynced, []
+        count = self._synced_at_once
+        if descriptors and not self._syncers:
+            self._syncers = [ThreadPoolExecutor(1, "tally-sync") for _ in range(count)]
+        shares = [descriptors[(at - self._dealt) % count :: count] for at in range(count)]
+        self._dealt += len(descriptors)
+        dealt = zip(self._syncers, shares, strict=False)  # of nothing no thread gets a share
+        return [syncer.submit(_sync_each, share, failures) for syncer, share in dealt if share]
 
     def replace(self, path: str, data: bytes, *, mode: int = 0o644) -> None:
         """Put a file in place of an older one in one step: readers see one or the other, whole."""

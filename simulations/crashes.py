@@ -3,7 +3,7 @@
 strace counts the calls of each thread and injects the fault: SIGKILL before the call, or an error in place of it.
 Afterwards the same events come again: every checkpoint that anybody may have seen is a part of the final log, and the
 log passes its audit. A failed write or sync stops the signer: nothing is written, synced or renamed any more by that
-process, but for the one file that each of its other threads was about to sync.
+process, but for the one file or folder that each of its other threads was about to sync.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ ERRORS: Final = {
     "rmdir": "EIO",
 }
 CALLS: Final = tuple(ERRORS)
+SYNCS: Final = ("fdatasync", "fsync")
 #: strace counts no further.
 NEVER: Final = 65_535
 KILLED: Final = -9
@@ -178,7 +179,7 @@ def _calls_after_fault(folder: Path) -> list[str]:
         # What it says of the failure, on its error output, is no work on a file.
         if match is None or re.match(r"^\d+ +write\(2,", line):
             continue
-        if match[2] == "fdatasync" and match[1] not in have_synced:
+        if match[2] in SYNCS and match[1] not in have_synced:
             have_synced.add(match[1])
         else:
             found.append(match[2])
