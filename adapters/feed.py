@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 RECORDS_AT_ONCE: Final = 4_000
 WINDOW_RECORDS: Final = 32_000
+#: A server that stores as fast as it can answers late: what is asked for at once must last until the next answer.
+PULL_MESSAGES_MAX: Final = 16_000
 SLOW_PATIENCE_S: Final = 1.0
 IDLE_S: Final = 0.2
 RETRY_WAIT_MAX_S: Final = 10.0
@@ -84,7 +86,10 @@ class SharedRead:
             await self._changed.wait_for(lambda: bool(self._positions))
             self._window.clear()
             self._first_seq = min(self._positions.values()) + 1
-        reader = PullReader(self._client, self._stream, self._first_seq - 1, created=self._created)
+        after_seq = self._first_seq - 1
+        reader = PullReader(
+            self._client, self._stream, after_seq, created=self._created, pull_messages_max=PULL_MESSAGES_MAX
+        )
         try:
             while True:
                 taken = await reader.take(RECORDS_AT_ONCE)

@@ -41,8 +41,9 @@ SIGN_EVERY_MS: Final = 200
 SIGN_EVERY_MAX_MS: Final = 700
 #: Signing waits for the disk and for key services: it gets a tenth of the time, the rest is for integrating.
 SIGN_TIMES: Final = 10
-#: So many events wait before they are integrated; fewer do only until the next checkpoint.
-ENTRIES_AT_ONCE: Final = 4_096
+#: So many events wait before they are integrated, so that many files are synced together; fewer only until the next
+#: checkpoint. What comes in one more batch with them still makes at most 64 bundles, which are synced at one time.
+ENTRIES_AT_ONCE: Final = 12_288
 MANY_ENTRIES: Final = 1_024
 
 

@@ -95,6 +95,7 @@ def _beside(found: Lab, tenant: str, events: int) -> dict[str, Any]:
         "freshness_p50_s": round(waits[len(waits) // 2], 3),
         "freshness_p99_s": round(waits[min(len(waits) * 99 // 100, len(waits) - 1)], 3),
         "checkpoints": watch.count,
+        "signer_us_per_event": round(cpu["workers"] / events * 1e6, 2),
         "cpu_seconds": {SIGNER: cpu["workers"], **{name: used for name, used in cpu.items() if name != "workers"}},
     }
 

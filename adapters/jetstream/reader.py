@@ -16,6 +16,9 @@ from bus import subjects
 from bus.errors import StoreUnavailable, StreamReplaced, WrongStream
 
 PULL_MESSAGES: Final = 2_000
+#: Who may ask for more at once does so up to about so many bytes: a server drops a client for which 64 MiB wait.
+PULL_BYTES: Final = 16 * 1024 * 1024
+_SIZES_SEEN: Final = 16
 PULL_EXPIRES_S: Final = 20.0
 SILENCE_MAX_S: Final = 30.0
 #: Without a message for so long, the stream's leader is asked whether there is one, and again in longer steps.
@@ -32,7 +35,8 @@ class PullReader:
     """The messages of a stream in order from a sequence on, without acknowledgements and without a gap.
 
     One ephemeral consumer; when it is lost (server restart, silence) or a message is missing, a new one goes on after
-    the last message taken. `buffered_max` bounds the memory.
+    the last message taken. It asks for so many messages at once, up to `pull_messages_max` where they are small, and holds
+    at most two and a half times as many.
     """
 
     def __init__(
@@ -43,12 +47,15 @@ class PullReader:
         *,
         subject_filter: str | None = None,
         created: str | None = None,
+        pull_messages_max: int = PULL_MESSAGES,
     ) -> None:
         #: When the stream was made, as the server says it; None before the first message, unless it was given.
         self.created = created
         self._client = client
         self._stream = stream
         self._filter = subject_filter
+        self._pull_messages = PULL_MESSAGES
+        self._pull_messages_max = pull_messages_max
         self._last_seq = after_seq
         self._consumer = ""
         self._consumer_seq = 0
@@ -86,6 +93,9 @@ class PullReader:
                 continue
             heard_at = loop.time()
         taken, self._buffer = self._buffer[:count_max], self._buffer[count_max:]
+        sizes = [len(frame.data) for _, frame in taken[:: -(-len(taken) // _SIZES_SEEN)]]
+        fitting = PULL_BYTES * len(sizes) // max(sum(sizes), 1)
+        self._pull_messages = max(PULL_MESSAGES, min(fitting, self._pull_messages_max))
         await self._ask()
         return taken
 
@@ -153,10 +163,11 @@ class PullReader:
 
     async def _ask(self) -> None:
         """Keep a request open as long as the buffer has room."""
-        if self._is_broken or self._asked > PULL_MESSAGES // 2 or len(self._buffer) > PULL_MESSAGES:
+        count = self._pull_messages
+        if self._is_broken or self._asked > count // 2 or len(self._buffer) > count:
             return
-        self._asked += PULL_MESSAGES
-        request = {"batch": PULL_MESSAGES, "expires": int(PULL_EXPIRES_S * 1e9)}
+        self._asked += count
+        request = {"batch": count, "expires": int(PULL_EXPIRES_S * 1e9)}
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self._consumer}"
         await self._client.publish(subject, json.dumps(request).encode(), reply=self._inbox)
 
@@ -187,7 +198,7 @@ class PullReader:
     def _on_status(self, frame: Frame) -> None:
         headers = frame.headers
         if headers.get("Status") in {"408", "404"}:  # the request ran out of time, or there is nothing: ask again
-            self._asked = max(0, self._asked - int(headers.get("Nats-Pending-Messages", PULL_MESSAGES)))
+            self._asked = max(0, self._asked - int(headers.get("Nats-Pending-Messages", self._pull_messages)))
         else:
             self._is_broken = True
         self._arrived.set()
