@@ -45,7 +45,7 @@ OTHERS: Final[dict[str, tuple[str, str, tuple[str, ...]]]] = {
 FOLLOWERS: Final = ("signer", *PROJECTIONS, "timers")
 GROUPS: Final = (WORKER, QUERIES, PUBLISHER, *FOLLOWERS)
 TENANTS_EVERY_S: Final = 1.0
-#: A thread that comes back from the disk waits so long for one that computes (Python: 5 ms, for each file that is synced).
+#: A thread that comes back from the disk waits so long for one that computes; Python's 5 ms are longer than a sync.
 THREADS_TURN_S: Final = 0.0005
 
 

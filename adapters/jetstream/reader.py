@@ -35,8 +35,8 @@ class PullReader:
     """The messages of a stream in order from a sequence on, without acknowledgements and without a gap.
 
     One ephemeral consumer; when it is lost (server restart, silence) or a message is missing, a new one goes on after
-    the last message taken. It asks for so many messages at once, up to `pull_messages_max` where they are small, and holds
-    at most two and a half times as many.
+    the last message taken. It asks for up to `pull_messages_max` at once where messages are small, and holds at most
+    two and a half times as many.
     """
 
     def __init__(
