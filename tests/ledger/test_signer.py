@@ -12,7 +12,7 @@ from adapters.commands import keys, prove, roots
 from adapters.errors import TallyError
 from adapters.published_log import log_status
 from adapters.settings import Settings
-from adapters.signer import Signer, read_position
+from adapters.signer import ENTRIES_AT_ONCE, Signer, read_position
 from bus.envelope import Recorded
 from bus.follower import StreamIdentity, leaf_hash
 from ledger.cli import main
@@ -184,15 +184,15 @@ def test_events_gather_until_they_are_worth_writing_or_are_to_be_signed(installa
         await signer.open("boston", STREAM)
         bundle = installation.log_dir / "boston" / "tile" / "entries" / "000"
         found = []
-        for last in (1_000, 4_000, 4_200):
+        for last in (1_000, ENTRIES_AT_ONCE - 1, ENTRIES_AT_ONCE):
             first = 1 + (0 if last == 1_000 else found[-1][0])
             await signer.apply(records(first, last))
             found.append((last, bundle.exists()))
         await signer.close()
         return found
 
-    assert asyncio.run(gather()) == [(1_000, False), (4_000, False), (4_200, True)]
-    assert asyncio.run(read_position(installation, "boston")).stream_seq == 4_200
+    assert asyncio.run(gather()) == [(1_000, False), (ENTRIES_AT_ONCE - 1, False), (ENTRIES_AT_ONCE, True)]
+    assert asyncio.run(read_position(installation, "boston")).stream_seq == ENTRIES_AT_ONCE
 
 
 def test_a_log_of_another_stream_says_so_by_its_position(installation, clock):
