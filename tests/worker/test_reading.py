@@ -1,11 +1,12 @@
 """Reads that are larger than one answer of the server, and reads of what is not there."""
 
 import asyncio
+import json
 
 import pytest
 
 from adapters.jetstream.connection import api, connect, first_answer_to
-from adapters.jetstream.reader import direct_get, find_event, history, last_message, message_at
+from adapters.jetstream.reader import PullReader, direct_get, find_event, history, last_message, message_at
 from adapters.jetstream.streams import create_tenant
 from bus.errors import WrongStream
 
@@ -91,3 +92,42 @@ def test_what_nobody_ever_answers_is_given_up(settings):
             await client.close()
 
     asyncio.run(story())
+
+
+@pytest.mark.parametrize(
+    ("body_bytes", "at_once"), [(400, [2_000, 16_000]), (4_000, [2_000, 4_194]), (60_000, [2_000])]
+)
+def test_who_may_ask_for_more_at_once_does_so_where_messages_are_small(settings, tenant, body_bytes, at_once):
+    stream = f"{tenant}-sizes".upper()
+
+    async def story():
+        client, watcher = [await connect(settings.nats_url, name) for name in ("test", "watcher")]
+        asked = []
+
+        async def note(request):
+            asked.append(json.loads(request.data)["batch"])
+
+        try:
+            await api(client, f"STREAM.CREATE.{stream}", {"name": stream, "subjects": [f"{stream}.*"]})
+            await watcher.subscribe(f"$JS.API.CONSUMER.MSG.NEXT.{stream}.*", cb=note)
+            await watcher.flush()
+            for _ in range(1_200):
+                await client.publish(f"{stream}.x", b"x" * body_bytes)
+            await client.flush()
+            reader = PullReader(client, stream, 0, pull_messages_max=16_000)
+            taken = 0
+            while taken < 1_200:
+                taken += len(await reader.take(4_000, timeout_s=5))
+            await reader.close()
+            await client.flush()
+            await watcher.flush()
+            await api(client, f"STREAM.DELETE.{stream}", {})
+            return asked
+        finally:
+            await client.close()
+            await watcher.close()
+
+    asked = asyncio.run(story())
+
+    assert asked[0] == at_once[0]
+    assert set(asked) == set(at_once)
