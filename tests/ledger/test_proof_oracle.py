@@ -214,6 +214,8 @@ def test_a_consistency_proof_does_not_pin_the_size_either():
 
     verify_consistency(1, 4, slow_root(ENTRIES[:1]), slow_root(ENTRIES[:3]), proof)
     assert len(proof) == 2
+    with pytest.raises(ProofFailed, match="tree of size 4, new root"):  # size and root come from one checkpoint
+        verify_consistency(1, 4, slow_root(ENTRIES[:1]), slow_root(ENTRIES[:4]), proof)
 
 
 @pytest.mark.parametrize("prefix", [b"", b"\x01"])
