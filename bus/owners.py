@@ -10,6 +10,8 @@ from heapq import merge
 from typing import Any, Final
 from weakref import WeakSet
 
+import msgspec
+
 from bus.envelope import Recorded
 from domain import catalogue, quest, token
 from domain.catalogue import Key
@@ -21,25 +23,19 @@ OF_OTHERS: Final = frozenset({token.TOKENS_RECEIVED, quest.SUPPLY_TAKEN})
 RECENT_MAX: Final = 4_096
 
 
-class Actor:
+class Actor(msgspec.Struct, gc=False):
     """One aggregate: its state, its version and the sequence of its last event (0 for none)."""
 
-    __slots__ = ("state", "stream_seq", "version")
-
-    def __init__(self, state: Any, version: int = 0, stream_seq: int = 0) -> None:
-        self.state = state
-        self.version = version
-        self.stream_seq = stream_seq
+    state: Any
+    version: int = 0
+    stream_seq: int = 0
 
 
-class Owner:
+class Owner(msgspec.Struct, gc=False):
     """The actors of one id, and where the events of each command begin that was addressed to it."""
 
-    __slots__ = ("actors", "known")
-
-    def __init__(self) -> None:
-        self.actors: dict[str, Actor] = {}
-        self.known: dict[str, int] = {}
+    actors: dict[str, Actor] = {}
+    known: dict[str, int] = {}
 
     def actor(self, aggregate: str) -> Actor:
         """The actor of an aggregate, without history when it has none."""
