@@ -1,6 +1,7 @@
 """What a worker remembers of players who are not there: next to nothing, however many they are."""
 
 import asyncio
+import gc
 import tracemalloc
 
 from harness import town_with
@@ -8,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bus.owners import KnownIds, Owner, OwnerCache, Room
+from domain.attempt import Attempt
+from domain.player import PlayerState
 
 
 def grown_by(work):
@@ -99,3 +102,17 @@ def test_a_town_with_many_players_keeps_only_as_many_live_as_configured_and_forg
     assert max(live) <= 2 * 20  # those who have nothing to do let theirs go when they look next
     assert at_rest <= 20
     assert told == {("accepted", "already-registered")}
+
+
+def test_the_collector_looks_at_nothing_that_a_live_player_consists_of():
+    owner = Owner()
+    owner.actor("token")
+    owner.known["c-1"] = 1
+    player = owner.actor("player")
+    player.state = PlayerState(
+        attempts={"marathon": Attempt(number=1, status="running", accepted_at_ms=1, divisions=())}
+    )
+
+    parts = [owner, owner.known, owner.actors, player, player.state, player.state.attempts]
+
+    assert [part for part in parts if gc.is_tracked(part)] == []
