@@ -23,7 +23,10 @@ from bus.follower import Position
 from projections import analytics
 from projections.errors import Inconsistent, ProjectionError, SinkUnavailable
 
-#: The way out when a table cannot be mended.
+#: The way out when rows are gone, and when a table cannot be mended.
+WRITE_AGAIN: Final = (
+    "write its table again (tally rebuild analytics --accept; one that is derived: tally lake maintain --anew)"
+)
 BEGIN_ANEW: Final = (
     "take the table out of the catalog and let the analytics fill a new one (docs/analytics.md, When something is "
     "missing)"
@@ -122,9 +125,11 @@ def unavailable(err: Exception) -> ProjectionError:
     """A failure of catalog or warehouse as one line."""
     said = " ".join(str(err).split())[:200]
     if isinstance(err, FileNotFoundError):
+        path = _path_in(err)
         return Inconsistent(
-            f"Iceberg needs a file that is not there ({_path_in(err)}): see that the warehouse can be reached "
-            f"(TALLY_ICEBERG_WAREHOUSE) and restore the file, or {BEGIN_ANEW}"
+            f"Iceberg needs a file that is not there ({path}): see that the warehouse can be reached "
+            f"(TALLY_ICEBERG_WAREHOUSE) and restore the file, or "
+            f"{WRITE_AGAIN if path.endswith('.parquet') else BEGIN_ANEW}"
         )
     return SinkUnavailable(
         f"Iceberg refuses: {type(err).__name__}: {said}; see that catalog and warehouse can be reached and written "

@@ -55,6 +55,17 @@ def test_metadata_that_somebody_deleted_are_named_with_the_way_out(own, tenant, 
     assert own.info().rows == len(story.records)
 
 
+@pytest.mark.usefixtures("story")
+def test_rows_that_somebody_deleted_are_named_with_the_way_out(own):
+    for path in own.folder.rglob("*.parquet"):
+        path.unlink()
+
+    with pytest.raises(ProjectionError) as refused:
+        own.table("events")
+
+    require_one_line(refused, ".parquet", "tally rebuild analytics --accept")
+
+
 def test_a_table_that_lost_a_column_is_refused_and_a_new_one_is_filled_from_the_first_event(own, tenant, story):
     table = own.opened()
     with table.update_schema(allow_incompatible_changes=True) as change:
