@@ -86,10 +86,7 @@ class SharedRead:
             await self._changed.wait_for(lambda: bool(self._positions))
             self._window.clear()
             self._first_seq = min(self._positions.values()) + 1
-        after_seq = self._first_seq - 1
-        reader = PullReader(
-            self._client, self._stream, after_seq, created=self._created, pull_messages_max=PULL_MESSAGES_MAX
-        )
+        reader = self._reader(self._first_seq - 1)
         try:
             while True:
                 taken = await reader.take(RECORDS_AT_ONCE)
@@ -137,10 +134,15 @@ class SharedRead:
         sharing = [seq + 1 for seq in self._positions.values() if seq + 1 >= self._first_seq]
         return min(sharing, default=self._end_seq)
 
+    def _reader(self, after_seq: int) -> PullReader:
+        return PullReader(
+            self._client, self._stream, after_seq, created=self._created, pull_messages_max=PULL_MESSAGES_MAX
+        )
+
     async def _read_alone(self, name: str, seq: int, timeout_s: float) -> list[Recorded]:
         reader = self._own.get(name)
         if reader is None:
-            reader = self._own[name] = PullReader(self._client, self._stream, seq, created=self._created)
+            reader = self._own[name] = self._reader(seq)
         taken = await reader.take(RECORDS_AT_ONCE, timeout_s=timeout_s)
         records = [Recorded(at, message.data) for at, message in taken]
         if records and records[0].stream_seq != seq + 1:
