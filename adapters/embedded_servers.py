@@ -122,13 +122,14 @@ class NatsServer(EmbeddedServer):
         super().__init__(directory, log_path, fixed_port=fixed_port, keep_open=keep_open)
         self.staging = Staging(directory)
 
-    def start(self, preferred_port: int | None = None) -> None:
-        super().start(preferred_port)
-        self.staging.start()
-
     def stop(self) -> None:
         super().stop()
         self.staging.stop()
+
+    def _spawn_on(self, port: int) -> Child:
+        child = super()._spawn_on(port)
+        self.staging.start(lambda: not child.alive or child.log_holds(self.ready_words))
+        return child
 
     @property
     def url(self) -> str:

@@ -12,6 +12,8 @@ import os
 import shutil
 import tempfile
 import threading
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -20,6 +22,10 @@ MEMORY: Final = Path("/dev/shm")  # noqa: S108 - a folder that others cannot ent
 #: Less room than this and batches stay on the disk; less than a quarter of it and they go back there.
 FREE_BYTES_MIN: Final = 512 << 20
 LOOK_EVERY_S: Final = 0.25
+#: While the server restores its streams, nobody sends batches: links are made at once.
+LOOK_AT_START_EVERY_S: Final = 0.005
+#: Later only where nothing was staged for so long: the server gives a batch up whose folder vanishes under it.
+QUIET_S: Final = 1.0
 STAGE: Final = "batches"
 
 
@@ -33,11 +39,16 @@ class Staging:
         self._folder: Path | None = None
         self._lock = -1
         self._atomic: dict[Path, bool] = {}
+        self._is_ready: Callable[[], bool] = lambda: True
         self._ending = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def start(self) -> None:
-        """Look after the streams that are there and those to come, until `stop`; without room, nothing happens."""
+    def start(self, is_ready: Callable[[], bool]) -> None:
+        """The server was started, and is ready when that says so: look after its streams, now and later, until `stop`.
+
+        Without room in memory, nothing happens.
+        """
+        self._is_ready = is_ready
         if self._thread is not None or not _is_in_memory(self._memory) or self._free_bytes() < self._free_bytes_min:
             return
         prefix = f"tallyroot-{os.geteuid()}-"
@@ -63,35 +74,41 @@ class Staging:
         os.close(self._lock)
 
     def _watch(self) -> None:
+        was_starting = True
         while True:
+            is_starting = not self._is_ready()
             with suppress(OSError):  # a stream that is deleted just now, a disk that is full: the next look tells
-                self._look()
-            if self._ending.wait(LOOK_EVERY_S):
+                self._look(QUIET_S if not (is_starting or was_starting) else 0.0)
+            was_starting = is_starting
+            if self._ending.wait(LOOK_AT_START_EVERY_S if is_starting else LOOK_EVERY_S):
                 return
 
-    def _look(self) -> None:
+    def _look(self, quiet_s: float) -> None:
         """Link every stream that takes atomic batches and stages them on the disk, or none when memory runs out."""
         is_full = self._free_bytes() < self._free_bytes_min // 4
         for stream in self._store_dir.glob("jetstream/*/streams/*"):
             if is_full:
                 self._unlink(stream)
             elif self._takes_batches(stream):
-                self._link(stream)
+                self._link(stream, quiet_s)
 
-    def _link(self, stream: Path) -> None:
+    def _link(self, stream: Path, quiet_s: float) -> None:
         stage = stream / STAGE
         if stage.is_symlink():
+            return
+        touched = (stage if stage.exists() else stream).stat().st_mtime
+        if time.time() - touched < quiet_s:
             return
         try:
             stage.rmdir()
         except FileNotFoundError:
             pass
         except OSError:
-            return  # batches are on their way in it: the next look may find it empty
+            return  # a batch is on its way in it
         target = self._target(stream)
         shutil.rmtree(target, ignore_errors=True)  # of a server that was killed
         target.mkdir(mode=0o700)
-        with suppress(FileExistsError):  # the server was faster: the next look may find it empty
+        with suppress(FileExistsError):  # the server was faster
             stage.symlink_to(target)
 
     def _unlink(self, stream: Path) -> None:

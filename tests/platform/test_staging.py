@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 
 import nats
@@ -84,6 +85,22 @@ def test_batches_are_staged_in_memory_and_what_was_committed_outlives_a_killed_s
 
 
 @needs_memory
+def test_no_batch_is_given_up_while_a_busy_stream_waits_for_its_link_and_a_restarted_server_has_it_at_once(server):
+    stage = make_stream(server)
+    until = time.monotonic() + 2 * embedded_staging.QUIET_S
+    counts = []
+    while time.monotonic() < until:
+        counts.append(append(server, f"batch-{len(counts)}", 2)["count"])
+    server.child.kill()
+    server.restart()
+    wait_for(server.serves)
+    wait_for(stage.is_symlink)
+
+    assert set(counts) == {2}
+    assert append(server, "after", 2)["count"] == 2
+
+
+@needs_memory
 def test_a_server_that_ends_leaves_nothing_in_memory(server):
     stage = make_stream(server)
     wait_for(stage.is_symlink)
@@ -101,8 +118,8 @@ def test_what_a_killed_owner_left_in_memory_is_removed_and_what_another_holds_is
     left.mkdir(mode=0o700)
     held, mine = Staging(tmp_path / "held"), Staging(tmp_path / "mine")
 
-    held.start()
-    mine.start()
+    held.start(lambda: True)
+    mine.start(lambda: True)
     folders = [Path(one._folder) for one in (held, mine)]
     alive = [folder.is_dir() for folder in folders]
     mine.stop()
