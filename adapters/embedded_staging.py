@@ -40,7 +40,8 @@ class Staging:
         self._lock = -1
         self._atomic: dict[Path, bool] = {}
         self._is_ready: Callable[[], bool] = lambda: True
-        self._ending = threading.Event()
+        self._woken = threading.Event()
+        self._is_ending = False
         self._thread: threading.Thread | None = None
 
     def start(self, is_ready: Callable[[], bool]) -> None:
@@ -49,6 +50,7 @@ class Staging:
         Without room in memory, nothing happens.
         """
         self._is_ready = is_ready
+        self._woken.set()
         if self._thread is not None or not _is_in_memory(self._memory) or self._free_bytes() < self._free_bytes_min:
             return
         prefix = f"tallyroot-{os.geteuid()}-"
@@ -59,7 +61,7 @@ class Staging:
             self._lock = _locked(self._folder)
         except OSError:
             return
-        self._ending.clear()
+        self._is_ending = False
         self._thread = threading.Thread(target=self._watch, name="staging", daemon=True)
         self._thread.start()
 
@@ -67,30 +69,38 @@ class Staging:
         """End, after the server."""
         if self._thread is None or self._folder is None:
             return
-        self._ending.set()
+        self._is_ending = True
+        self._woken.set()
         self._thread.join()
         self._thread = None
         shutil.rmtree(self._folder, ignore_errors=True)
         os.close(self._lock)
 
     def _watch(self) -> None:
-        was_starting = True
-        while True:
-            is_starting = not self._is_ready()
-            with suppress(OSError):  # a stream that is deleted just now, a disk that is full: the next look tells
-                self._look(QUIET_S if not (is_starting or was_starting) else 0.0)
-            was_starting = is_starting
-            if self._ending.wait(LOOK_AT_START_EVERY_S if is_starting else LOOK_EVERY_S):
-                return
+        while not self._is_ending:
+            if self._woken.is_set():
+                self._woken.clear()
+                self._until_ready()
+            self._look(QUIET_S)
+            self._woken.wait(LOOK_EVERY_S)
+
+    def _until_ready(self) -> None:
+        """While the server restores its streams: a last look follows the moment in which it is ready."""
+        is_ready = False
+        while not (is_ready or self._is_ending):
+            is_ready = self._is_ready()
+            self._look(0.0)
+            time.sleep(LOOK_AT_START_EVERY_S)
 
     def _look(self, quiet_s: float) -> None:
         """Link every stream that takes atomic batches and stages them on the disk, or none when memory runs out."""
         is_full = self._free_bytes() < self._free_bytes_min // 4
-        for stream in self._store_dir.glob("jetstream/*/streams/*"):
-            if is_full:
-                self._unlink(stream)
-            elif self._takes_batches(stream):
-                self._link(stream, quiet_s)
+        with suppress(OSError):  # a stream that is deleted just now, a disk that is full: the next look tells
+            for stream in self._store_dir.glob("jetstream/*/streams/*"):
+                if is_full:
+                    self._unlink(stream)
+                elif self._takes_batches(stream):
+                    self._link(stream, quiet_s)
 
     def _link(self, stream: Path, quiet_s: float) -> None:
         stage = stream / STAGE
