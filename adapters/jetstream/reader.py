@@ -35,8 +35,8 @@ class PullReader:
     """The messages of a stream in order from a sequence on, without acknowledgements and without a gap.
 
     One ephemeral consumer; when it is lost (server restart, silence) or a message is missing, a new one goes on after
-    the last message taken. It asks for up to `pull_messages_max` at once where messages are small, and holds at most
-    two and a half times as many.
+    the last message taken. Who is behind asks for up to `pull_messages_max` at once where messages are small;
+    at most two and a half times as many are held.
     """
 
     def __init__(
@@ -93,11 +93,20 @@ class PullReader:
                 continue
             heard_at = loop.time()
         taken, self._buffer = self._buffer[:count_max], self._buffer[count_max:]
-        sizes = [len(frame.data) for _, frame in taken[:: -(-len(taken) // _SIZES_SEEN)]]
-        fitting = PULL_BYTES * len(sizes) // max(sum(sizes), 1)
-        self._pull_messages = max(PULL_MESSAGES, min(fitting, self._pull_messages_max))
+        self._pull_messages = self._wanted_at_once([frame for _, frame in taken])
         await self._ask()
         return taken
+
+    def _wanted_at_once(self, taken: list[Frame]) -> int:
+        """So many messages as make `PULL_BYTES`, while the stream has more than an ordinary request would bring.
+
+        Who keeps up asks for few at once: a large request that is always open delayed what came by half a second.
+        """
+        if pending(taken[-1].reply) < PULL_MESSAGES:
+            return PULL_MESSAGES
+        sizes = [len(frame.data) for frame in taken[:: -(-len(taken) // _SIZES_SEEN)]]
+        fitting = PULL_BYTES * len(sizes) // max(sum(sizes), 1)
+        return max(PULL_MESSAGES, min(fitting, self._pull_messages_max))
 
     @property
     def has_more(self) -> bool:
@@ -210,9 +219,20 @@ def delivered(reply: bytes) -> tuple[int, int, str]:
     `$JS.ACK.<stream>.<consumer>.<n>.<stream seq>.<consumer seq>.<time>.<pending>`, or with domain and account before
     the stream (NATS ADR-15).
     """
-    tokens = reply.split(b".")
-    at = 2 if len(tokens) == 9 else 4
+    tokens, at = _ack_tokens(reply)
     return int(tokens[at + 3]), int(tokens[at + 4]), tokens[at + 1].decode()
+
+
+def pending(reply: bytes) -> int:
+    """How many messages the consumer had yet to deliver after this one."""
+    tokens, at = _ack_tokens(reply)
+    return int(tokens[at + 6])
+
+
+def _ack_tokens(reply: bytes) -> tuple[list[bytes], int]:
+    """The tokens of a reply subject, and which of them is the stream."""
+    tokens = reply.split(b".")
+    return tokens, 2 if len(tokens) == 9 else 4
 
 
 async def direct_get(client: Client, stream: str, request: dict[str, Any]) -> list[tuple[int, str, bytes]]:
