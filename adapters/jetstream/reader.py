@@ -35,7 +35,7 @@ class PullReader:
     """The messages of a stream in order from a sequence on, without acknowledgements and without a gap.
 
     One ephemeral consumer; when it is lost (server restart, silence) or a message is missing, a new one goes on after
-    the last message taken. Who is behind asks for up to `pull_messages_max` at once where messages are small;
+    the last message taken. Who is far behind asks for up to `pull_messages_max` at once where messages are small;
     at most two and a half times as many are held.
     """
 
@@ -98,15 +98,13 @@ class PullReader:
         return taken
 
     def _wanted_at_once(self, taken: list[Frame]) -> int:
-        """So many messages as make `PULL_BYTES`, while the stream has more than an ordinary request would bring.
+        """A quarter of what is pending, as far as it fits into `PULL_BYTES`: who is far behind must not wait for answers.
 
-        Who keeps up asks for few at once: a large request that is always open delayed what came by half a second.
+        Who keeps up asks for few at once: what comes at once is taken apart before anything else is done.
         """
-        if pending(taken[-1].reply) < PULL_MESSAGES:
-            return PULL_MESSAGES
         sizes = [len(frame.data) for frame in taken[:: -(-len(taken) // _SIZES_SEEN)]]
         fitting = PULL_BYTES * len(sizes) // max(sum(sizes), 1)
-        return max(PULL_MESSAGES, min(fitting, self._pull_messages_max))
+        return max(PULL_MESSAGES, min(fitting, self._pull_messages_max, pending(taken[-1].reply) // 4))
 
     @property
     def has_more(self) -> bool:
