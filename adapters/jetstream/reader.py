@@ -98,7 +98,7 @@ class PullReader:
         return taken
 
     def _wanted_at_once(self, taken: list[Frame]) -> int:
-        """A quarter of what is pending, as far as it fits into `PULL_BYTES`: who is far behind must not wait for answers.
+        """A quarter of what is pending, as far as it fits into `PULL_BYTES`: who is far behind shall not wait.
 
         Who keeps up asks for few at once: what comes at once is taken apart before anything else is done.
         """
