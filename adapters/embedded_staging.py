@@ -1,4 +1,4 @@
-"""Where the embedded NATS server stages atomic batches: in memory, where the machine has room for that (ADR 0042).
+"""Where the embedded NATS server stages atomic batches: in memory, where the machine has room for that (ADR 0041).
 
 Until a batch is committed, the server keeps its messages in a store of their own in `batches/ID` below the stream: four
 fsyncs and a dozen files made and removed for each batch. Nothing is ever read back from there: a server that starts
@@ -58,7 +58,7 @@ class Staging:
             _remove_if_left(left)
         try:
             self._folder = Path(tempfile.mkdtemp(prefix=prefix, dir=self._memory))
-            self._lock = _locked(self._folder)
+            self._lock = _locked(self._folder)  # at once: who starts now would take it for left
         except OSError:
             return
         self._is_ending = False

@@ -50,21 +50,23 @@ def test_turns_are_taken_only_where_another_process_has_written():
     assert asyncio.run(story()) == (set(), {KEY}, [("take", "q"), ("give", "q")])
 
 
+async def write(known):
+    """Take a turn, and take a moment over it."""
+    async with Hold(known) as held:
+        await held.add({KEY})
+        await asyncio.sleep(0.005)
+
+
 def test_a_turn_goes_on_while_others_of_the_process_wait_but_not_for_long(monkeypatch):
     async def story():
         turns = Counted()
         known = Neighbours(turns)
         known.note_rival(KEY)
 
-        async def write():
-            async with Hold(known) as held:
-                await held.add({KEY})
-                await asyncio.sleep(0.005)
-
-        await asyncio.gather(*(write() for _ in range(4)))
+        await asyncio.gather(*(write(known) for _ in range(4)))
         together = list(turns.said)
         monkeypatch.setattr(neighbours, "TURN_S", 0.0)
-        await asyncio.gather(*(write() for _ in range(3)))
+        await asyncio.gather(*(write(known) for _ in range(3)))
         return together, turns.said[len(together) :]
 
     together, apart = asyncio.run(story())
@@ -79,13 +81,9 @@ def test_a_turn_that_was_kept_for_one_who_is_ended_while_he_waits_is_given_back_
         known = Neighbours(turns)
         known.note_rival(KEY)
 
-        async def write():
-            async with Hold(known) as held:
-                await held.add({KEY})
-
         async with Hold(known) as held:
             await held.add({KEY})
-            waiting = asyncio.create_task(write())
+            waiting = asyncio.create_task(write(known))
             await asyncio.sleep(0)
         kept = list(turns.said)
         waiting.cancel()
