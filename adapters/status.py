@@ -63,6 +63,7 @@ class TenantStatus:
 
     tenant: str
     events: int
+    #: In the queue; what was decided within the last seconds of a busy worker is among them.
     commands_waiting: int
     log: LogStatus | None
     followers: tuple[FollowerStatus, ...]

@@ -47,11 +47,23 @@ STOP_PATIENCE_S: Final = 10.0
 RUNS_AT_LEAST_S: Final = 3.0
 #: A partition that another has in hand is started all the same after so long: its owner may hang (the fence decides).
 WAIT_MAX_S: Final = 15.0
+#: So often what is decided is removed while more is being decided. With every purge the server counts anew, for each
+#: consumer of the stream, what it has yet to deliver: every second that took it a tenth of a core.
+PURGE_BUSY_S: Final = 8.0
 
 
 def now_ms() -> int:
     """The wall clock in milliseconds since 1970."""
     return time.time_ns() // 1_000_000
+
+
+class _Purged:
+    """Up to which command a partition's were removed and when, and how far it had decided at the last look."""
+
+    def __init__(self) -> None:
+        self.seq = 0
+        self.at_s = time.monotonic()
+        self.looked_at_seq = 0
 
 
 class Worker:
@@ -74,7 +86,7 @@ class Worker:
         self._is_leaving = False
         self._has_left = False
         self._neighbours: dict[str, Neighbours] = {}
-        self._purged: dict[tuple[str, int], int] = {}
+        self._purged: dict[tuple[str, int], _Purged] = {}
         self._tenants: dict[str, streams.Tenant] = {}
         self._refused: dict[str, str] = {}
         self._tails: dict[str, SharedTail] = {}
@@ -232,7 +244,7 @@ class Worker:
         return self._new_id.next().decode()
 
     async def _purge(self, client: Client) -> None:
-        """Remove from the command streams what is decided, and what no partition can decide, every second."""
+        """Look every second for what is decided, or what no partition can decide, and remove it from the streams."""
         while not self._has_left:
             await asyncio.sleep(BEAT_S)
             failed: set[str] = set()
@@ -246,13 +258,17 @@ class Worker:
                     log.warning("worker %s: %s", self.worker_id, err)
 
     async def _purge_decided(self, client: Client, tenant: str, number: int) -> None:
-        if (tenant, number) not in self._running:
+        """Remove what a partition has decided when it rests, and now and then while it works (`PURGE_BUSY_S`)."""
+        key = tenant, number
+        if key not in self._running:
             return
-        partition, _ = self._running[tenant, number]
+        partition, _ = self._running[key]
         seq = partition.decided_seq
-        if seq > self._purged.get((tenant, number), 0):
+        purged = self._purged.setdefault(key, _Purged())
+        is_at_rest, purged.looked_at_seq = seq == purged.looked_at_seq, seq
+        if seq > purged.seq and (is_at_rest or time.monotonic() - purged.at_s > PURGE_BUSY_S):
             await JetStreamCommands(client, tenant).purge(number, seq)
-            self._purged[tenant, number] = seq
+            purged.seq, purged.at_s = seq, time.monotonic()
         if number == 0:
             await answer_strays(client, tenant, now_ms())
 
