@@ -83,13 +83,15 @@ class BareStream:
     ) -> float:
         """Append all, so many batches on their way at once; returns the seconds until the last answer.
 
-        `stored` is called after each answer with the number of messages that are stored.
+        `stored` is called with 0 when all is built and the clock starts, then after each answer with the number of
+        messages that are stored.
         """
         done = stored or (lambda _: None)
         batches = [
             self._frames(messages[start : start + batch_messages]) for start in range(0, len(messages), batch_messages)
         ]
         with _Connection(self._url) as connection:
+            done(0)
             began = time.perf_counter()
             for number, batch in enumerate(batches):
                 if number >= depth:

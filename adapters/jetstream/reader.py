@@ -98,13 +98,13 @@ class PullReader:
         return taken
 
     def _wanted_at_once(self, taken: list[Frame]) -> int:
-        """A quarter of what is pending, as far as it fits into `PULL_BYTES`: who is far behind shall not wait.
+        """What is pending, as far as it fits into `PULL_BYTES`: a server that stores all the time answers late.
 
         Who keeps up asks for few at once: what comes at once is taken apart before anything else is done.
         """
         sizes = [len(frame.data) for frame in taken[:: -(-len(taken) // _SIZES_SEEN)]]
         fitting = PULL_BYTES * len(sizes) // max(sum(sizes), 1)
-        return max(PULL_MESSAGES, min(fitting, self._pull_messages_max, pending(taken[-1].reply) // 4))
+        return max(PULL_MESSAGES, min(fitting, self._pull_messages_max, pending(taken[-1].reply)))
 
     @property
     def has_more(self) -> bool:
