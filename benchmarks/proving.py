@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Final
@@ -36,6 +37,10 @@ class _Recording(Folder):
     def read(self, path: str) -> bytes | None:
         self.paths.add(self.root / path)
         return super().read(path)
+
+    def read_all(self, paths: Sequence[str]) -> list[bytes | None]:
+        self.paths.update(self.root / path for path in paths)
+        return super().read_all(paths)
 
 
 def proof_p99_ms(*, rounds: int, size: int) -> Measurement:

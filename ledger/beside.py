@@ -39,10 +39,13 @@ def _authority_of(rest: str) -> str | None:
     return name if dot and kind == "tsr" and AUTHORITY_NAME.fullmatch(name) else None
 
 
-def read_stamps(source: Source, month: str, policy: Policy) -> dict[str, bytes]:
-    """The time stamps of a month by authority: those that the policy names, and all that a folder has."""
+def read_stamps(source: Source, month: str, policy: Policy, names: Collection[str] | None = None) -> dict[str, bytes]:
+    """The time stamps of a month by authority: those that the policy names, and all that a folder has.
+
+    `names` are those of the files under `roots/`, where they were listed before.
+    """
     # A web server lists nothing: there the names of the policy are all that can be asked for.
-    files = source.names(ROOTS) if isinstance(source, Folder) else []
+    files = (source.names(ROOTS) if names is None else names) if isinstance(source, Folder) else []
     listed = [name.removeprefix(f"{month}.") for name in files if name.startswith(f"{month}.")]
     names = {*policy.authorities, *(name for rest in listed if (name := _authority_of(rest)) is not None)}
     found = {name: source.read(stamp_path(month, name)) for name in sorted(names)}

@@ -52,7 +52,7 @@ def parse_checkpoint(what: str, data: bytes) -> tuple[Checkpoint, Note]:
     if len(lines) < 3:
         raise Malformed(what, expected="origin, size and root on three lines", found=f"{len(lines)} lines")
     origin, size_text, root_text, *extensions = lines
-    if not origin or any(c.isspace() and c != " " for c in origin) or not origin.isprintable():
+    if not origin or not origin.isprintable():  # of spaces only the ASCII one is
         raise Malformed(what, expected="an origin of printable characters", found=excerpt(origin))
     if not all(extensions):
         raise Malformed(what, expected="extension lines that are not empty", found="an empty one")
@@ -61,6 +61,14 @@ def parse_checkpoint(what: str, data: bytes) -> tuple[Checkpoint, Note]:
     if size == 0 and root != EMPTY_ROOT:
         raise EmptyRootWrong(f"{what}, root of size 0", expected=EMPTY_ROOT.hex(), found=root.hex())
     return Checkpoint(origin, size, root, tuple(extensions)), note
+
+
+def claimed_size(what: str, data: bytes) -> int:
+    """The tree size that a checkpoint claims; raises `Malformed`. Nothing else of it is looked at."""
+    lines = data.split(b"\n", 2)
+    if len(lines) < 3:
+        raise Malformed(what, expected="origin, size and root on three lines", found=f"{len(lines)} lines")
+    return parse_decimal(f"{what}, tree size", lines[1].decode("ascii", "replace"))
 
 
 def signed_message(checkpoint: Checkpoint, name: str, algorithm: int, at_seconds: int) -> bytes:

@@ -6,14 +6,14 @@ Nothing here retries. After a failed write or sync the caller opens the log anew
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Final, Protocol
 
 from ledger.errors import ObjectMissing, WrongUse
 
+_READING: Final = os.O_RDONLY | getattr(os, "O_BINARY", 0)
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 _FRESH: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
 #: So many files are waited for at once: a disk that flushes for one flushes for those that came meanwhile, too.
@@ -33,9 +33,18 @@ class Source(Protocol):
         """Let go of connections and open files; reading on opens them again."""
 
 
+def read_all(source: Source, paths: Sequence[str]) -> list[bytes | None]:
+    """The bytes of some files, None where there is none; in a folder the disk looks for all of them at once."""
+    return source.read_all(paths) if isinstance(source, Folder) else [source.read(path) for path in paths]
+
+
 def require(source: Source, path: str) -> bytes:
     """The bytes of a file that must be there; raises `ObjectMissing`."""
-    data = source.read(path)
+    return require_data(path, source.read(path))
+
+
+def require_data(path: str, data: bytes | None) -> bytes:
+    """What was read of a file that must be there; raises `ObjectMissing`."""
     if data is None:
         raise ObjectMissing(path, expected="the file", found="none")
     return data
@@ -54,25 +63,45 @@ class Folder:
         self._known_folders: dict[str, Path] = {}
 
     def read(self, path: str) -> bytes | None:
+        descriptor = self._open(path)
+        if descriptor is None:
+            return None
         try:
-            with open(f"{self.root}/{path}", "rb", buffering=0) as file:  # noqa: PTH123 (on the way of every event)
-                return file.read()
+            return self._read(path, descriptor)
+        finally:
+            os.close(descriptor)
+
+    def read_all(self, paths: Sequence[str]) -> list[bytes | None]:
+        """The bytes of some files, None where there is none; the disk looks for all of them at once."""
+        opened: list[tuple[str, int | None]] = []
+        try:
+            for path in paths:
+                descriptor = self._open(path)
+                opened.append((path, descriptor))
+                if descriptor is not None and hasattr(os, "posix_fadvise"):
+                    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
+            return [None if descriptor is None else self._read(path, descriptor) for path, descriptor in opened]
+        finally:
+            for _, descriptor in opened:
+                if descriptor is not None:
+                    os.close(descriptor)
+
+    def _open(self, path: str) -> int | None:
+        try:
+            return os.open(f"{self.root}/{path}", _READING)
         except (FileNotFoundError, NotADirectoryError):
             return None
+
+    def _read(self, path: str, descriptor: int) -> bytes:
+        """All of an open file, which is rarely longer than it was a moment ago."""
+        size = os.fstat(descriptor).st_size
+        parts = []
+        try:
+            while part := os.read(descriptor, size + 1):
+                parts.append(part)
         except IsADirectoryError as err:
             raise WrongUse(f"{self.root / path}", expected="a file", found="a directory") from err
-
-    def expect(self, paths: Iterable[str]) -> None:
-        """Let the system begin to read files that are read next: the disk looks for all of them at once."""
-        if not hasattr(os, "posix_fadvise"):
-            return
-        for path in paths:
-            with suppress(OSError):  # reading it says what is wrong
-                descriptor = os.open(f"{self.root}/{path}", os.O_RDONLY)
-                try:
-                    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
-                finally:
-                    os.close(descriptor)
+        return b"".join(parts)
 
     def names(self, folder: str) -> list[str]:
         try:

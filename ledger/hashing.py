@@ -11,11 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
+from struct import Struct
 from typing import Final
 
 HASH_BYTES: Final = 32
 EMPTY_ROOT: Final = sha256(b"").digest()
 FIRST_LINK: Final = bytes(HASH_BYTES)
+_pairs: Final = Struct(f"{2 * HASH_BYTES}s").iter_unpack
 
 
 def leaf_hash(entry: bytes) -> bytes:
@@ -41,14 +43,17 @@ def chain_links(link: bytes, leaves: Iterable[bytes]) -> list[bytes]:
     return [link := digest(b"\x02" + link + leaf).digest() for leaf in leaves]
 
 
+def packed_root(level: bytes) -> bytes:
+    """Root over a power of two of hashes that stand one behind the other, as in a tile."""
+    digest = sha256
+    while len(level) > HASH_BYTES:
+        level = b"".join([digest(b"\x01" + pair).digest() for (pair,) in _pairs(level)])
+    return level
+
+
 def perfect_root(hashes: Sequence[bytes]) -> bytes:
     """Root over a power of two of hashes."""
-    digest = sha256
-    level: Sequence[bytes] = hashes
-    while len(level) > 1:
-        pairs = iter(level)
-        level = [digest(b"\x01" + left + right).digest() for left, right in zip(pairs, pairs, strict=True)]
-    return level[0]
+    return packed_root(b"".join(hashes))
 
 
 def fold_right(hashes: Sequence[bytes], rest: bytes | None) -> bytes | None:

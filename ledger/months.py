@@ -12,7 +12,6 @@ DSSE signs PAE = "DSSEv1" SP len(type) SP type SP len(payload) SP payload, lengt
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -85,6 +84,11 @@ def split_root_name(name: str) -> tuple[str, bool] | None:
     if not dot or not is_month(month) or kind not in {"dsse.json", "provisional.dsse.json"}:
         return None
     return month, kind.startswith("provisional")
+
+
+def certified_months(names: Iterable[str]) -> list[str]:
+    """The months that have a certificate, by the names of the files under `roots/`, in their order."""
+    return [name[:7] for name in names if name[7:] == ".dsse.json" and is_month(name[:7])]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,20 +254,16 @@ def unseal(what: str, data: bytes, keys: Iterable[VerifierKey]) -> tuple[bytes, 
     return payload, label
 
 
-def claimed_closing_size(what: str, data: bytes) -> int:
-    """The size at which a certificate says that its month closed; raises `Malformed`. No signature is checked."""
-    try:
-        payload = decode_base64(what, json.loads(data)["payload"])
-        return _natural(json.loads(payload)["predicate"]["closing"]["size"])
-    except (KeyError, TypeError, ValueError, RecursionError) as err:
-        raise Malformed(what, expected="a monthly root's statement", found=f"{type(err).__name__}: {err}") from err
-
-
 def open_month(what: str, data: bytes, policy: Policy) -> MonthStatement:
     """Read and check one certificate or provisional root by itself: signature, form, checkpoints, proof, counts.
 
     How it fits its neighbours is for `require_successor`, how it fits the log for the audit.
     """
+    return open_month_and_closing(what, data, policy)[0]
+
+
+def open_month_and_closing(what: str, data: bytes, policy: Policy) -> tuple[MonthStatement, OpenedCheckpoint]:
+    """As `open_month`, and the closing checkpoint that was opened on the way."""
     payload, signed_by = unseal(what, data, policy.certificate_keys)
     statement = parse_statement(what, payload)
     policy.require_certificate_key(what, signed_by, statement.closing.tree_size)
@@ -292,7 +292,7 @@ def open_month(what: str, data: bytes, policy: Policy) -> MonthStatement:
     events = statement.closing.tree_size - statement.opening.tree_size
     if sum(statement.counts.values()) != events:
         raise MonthFailed(f"{what}, counts", expected=f"{events} events", found=sum(statement.counts.values()))
-    return statement
+    return statement, closing
 
 
 def _open(what: str, state: TreeState, policy: Policy, origin: str) -> OpenedCheckpoint:

@@ -33,6 +33,7 @@ NOTE_BYTES_MAX: Final = 1_000_000
 SIGNATURES_MAX: Final = 100
 _SIGNATURE_MARK: Final = "— "
 _CONTROL: Final = re.compile(r"[\x00-\x09\x0b-\x1f]")
+_NOT_IN_NAMES: Final = re.compile(r"[\s+\x00-\x1f]")  # any space of Unicode
 _KEY_ID: Final = re.compile(r"[0-9a-f]{8}", re.ASCII)
 
 
@@ -107,7 +108,7 @@ def split_private_key(text: str) -> tuple[str, str, int, bytes]:
 
 
 def require_key_name(name: str, what: str = "key name") -> None:
-    if not name or "+" in name or any(c.isspace() for c in name) or any(ord(c) < 0x20 for c in name):
+    if not name or _NOT_IN_NAMES.search(name):
         raise KeyRefused(what, expected="text without spaces and '+'", found=excerpt(name))
 
 

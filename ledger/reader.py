@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from functools import partial
 
 from ledger.errors import LogDamaged, NotYetSigned, ObjectMissing
-from ledger.files import Folder, Source
-from ledger.hashing import EMPTY_ROOT, FIRST_LINK, HASH_BYTES, perfect_root
+from ledger.files import Source, read_all
+from ledger.hashing import EMPTY_ROOT, FIRST_LINK, HASH_BYTES, packed_root
 from ledger.proofs import Node, prove_consistency, prove_inclusion, range_root
 from ledger.tiles import CHAIN, ENTRIES, LEVEL_MAX, TILE_BITS, TILE_BYTES, TILE_WIDTH, Tile, decode_bundle, tile_at
 
@@ -20,10 +21,13 @@ class LogReader:
         self.source = source
         self.tree_size = tree_size
         self._tiles: dict[Tile, bytes] = {}
+        self._read_ahead: dict[Tile, bytes | None] = {}
 
     def tile_bytes(self, tile: Tile) -> bytes:
         """The bytes of a hash tile or chain file; a missing partial is cut from the full one (tlog-tiles)."""
-        data = self.source.read(tile.path)
+        return self._tile_bytes(tile, self.source.read(tile.path))
+
+    def _tile_bytes(self, tile: Tile, data: bytes | None) -> bytes:
         if data is not None:
             expected = tile.width * HASH_BYTES
             if len(data) != expected:
@@ -39,7 +43,7 @@ class LogReader:
     def bundle(self, number: int) -> list[bytes]:
         """The entries of one bundle as far as the tree goes."""
         tile = tile_at(ENTRIES, number, self.tree_size)
-        data = self.source.read(tile.path)
+        data = self._read_ahead.pop(tile) if tile in self._read_ahead else self.source.read(tile.path)
         if data is not None:
             return decode_bundle(tile.path, data, tile.width)
         full = self.source.read(tile.full.path) if tile.width < TILE_WIDTH else None
@@ -63,15 +67,14 @@ class LogReader:
                 (first + at, entry) for at, entry in enumerate(bundle) if start <= first + at < min(end, self.tree_size)
             )
 
-    def nodes(self, nodes: Sequence[Node]) -> list[bytes]:
-        """The hashes of perfect sub-trees."""
+    def nodes(self, nodes: Sequence[Node], *, bundles: Sequence[Tile] = ()) -> list[bytes]:
+        """The hashes of perfect sub-trees; bundles that are decoded next are read together with the tiles."""
         places = [self._place(node) for node in nodes]
-        self._expect({tile for tile, _ in places} - self._tiles.keys())
-        return [self._node(tile, at, node.level % TILE_BITS) for node, (tile, at) in zip(nodes, places, strict=True)]
-
-    def _expect(self, tiles: Collection[Tile]) -> None:
-        if len(tiles) > 1 and isinstance(self.source, Folder):
-            self.source.expect(tile.path for tile in tiles)
+        self._load(dict.fromkeys(tile for tile, _ in places), bundles)
+        return [
+            packed_root(self._tiles[tile][at * HASH_BYTES : (at + (1 << node.level % TILE_BITS)) * HASH_BYTES])
+            for node, (tile, at) in zip(nodes, places, strict=True)
+        ]
 
     def _place(self, node: Node) -> tuple[Tile, int]:
         """The tile that has a node's leftmost descendant of its level, and where."""
@@ -81,14 +84,13 @@ class LogReader:
         number, at = divmod(node.number << rest, TILE_WIDTH)
         return tile_at(level, number, self.tree_size), at
 
-    def _node(self, tile: Tile, at: int, rest: int) -> bytes:
-        data = self._tiles.get(tile)
-        if data is None:
-            if len(self._tiles) >= _TILES_KEPT_MAX:
-                self._tiles.clear()
-            data = self._tiles[tile] = self.tile_bytes(tile)
-        hashes = [data[i * HASH_BYTES : (i + 1) * HASH_BYTES] for i in range(at, at + (1 << rest))]
-        return perfect_root(hashes)
+    def _load(self, tiles: Collection[Tile], bundles: Sequence[Tile]) -> None:
+        if len(self._tiles) + len(tiles) > _TILES_KEPT_MAX:
+            self._tiles.clear()
+        missing = [tile for tile in tiles if tile not in self._tiles]
+        found = iter(read_all(self.source, [tile.path for tile in (*missing, *bundles)]))
+        self._tiles.update((tile, self._tile_bytes(tile, next(found))) for tile in missing)
+        self._read_ahead = dict(zip(bundles, found, strict=True))
 
     def root(self, tree_size: int | None = None) -> bytes:
         """Root over the first leaves, from the hash tiles."""
@@ -105,9 +107,8 @@ class LogReader:
 
     def proved_entry(self, leaf_index: int, tree_size: int) -> tuple[bytes, list[bytes]]:
         """One entry with its inclusion proof in the tree of a size, their files looked for together."""
-        if isinstance(self.source, Folder):
-            self.source.expect([tile_at(ENTRIES, leaf_index // TILE_WIDTH, self.tree_size).path])
-        proof = self.inclusion_proof(leaf_index, tree_size)
+        bundle = tile_at(ENTRIES, leaf_index // TILE_WIDTH, self.tree_size)
+        proof = prove_inclusion(leaf_index, tree_size, partial(self.nodes, bundles=[bundle]))
         return self.entry(leaf_index), proof
 
     def inclusion_proof(self, leaf_index: int, tree_size: int | None = None) -> list[bytes]:

@@ -15,24 +15,25 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-from ledger.beside import missing_stamps, read_stamps, verify_stamps
+from ledger.beside import checkpoint_path, missing_stamps, read_stamps, verify_stamps
+from ledger.checkpoint import claimed_size
 from ledger.encoding import decode_base64, encode_base64, parse_decimal
 from ledger.errors import LogDamaged, Malformed, MonthFailed, NotYetSigned, TimestampFailed, excerpt
 from ledger.events import describe
-from ledger.files import Folder, Source, require
+from ledger.files import Source, read_all, require, require_data
 from ledger.hashing import HASH_BYTES, leaf_hash
 from ledger.months import (
+    ROOTS,
     MonthStatement,
     certificate_path,
-    claimed_closing_size,
+    certified_months,
     open_month,
-    split_root_name,
+    open_month_and_closing,
     time_text,
-    unseal,
 )
 from ledger.policy import OpenedCheckpoint, Policy
 from ledger.proofs import PROOF_HASHES_MAX, verify_inclusion
@@ -44,7 +45,6 @@ PROOF_FORMAT: Final = "c2sp.org/tlog-proof@v1"
 RECEIPT_FORMAT: Final = "https://tallyroot.example/receipt/v1"
 RECEIPT_BYTES_MAX: Final = 4_000_000
 STAMP: Final = "time stamp"
-CERTIFICATES_EXPECTED: Final = 36
 _NO_TIME: Final = "nothing outside the log says when it closed"
 
 
@@ -148,51 +148,54 @@ def _parse_timestamps(what: str, value: Any) -> dict[str, bytes]:
 def prove_entry(source: Source, policy: Policy, leaf_index: int) -> Receipt:
     """Make the receipt of an entry from the published files, and verify it before it is handed out.
 
+    All that the receipt holds is checked as whoever gets it will. What only leads there, the sizes that other
+    checkpoints claim, is taken as it stands: were one wrong, no proof would come of it, or one without its month.
+
     Raises `NotYetSigned` when no checkpoint covers the entry, `LogDamaged` when the files do not prove it.
     """
-    latest = policy.open(CHECKPOINT, require(source, CHECKPOINT))
-    if not 0 <= leaf_index < latest.checkpoint.tree_size:
-        raise NotYetSigned(f"entry {leaf_index}: the last checkpoint has size {latest.checkpoint.tree_size}")
-    month = find_month(source, policy, leaf_index)
-    note, tree_size = (latest.note, latest.checkpoint.tree_size)
+    names = source.names(ROOTS)
+    months = certified_months(names)
+    latest, *closing = read_all(source, [CHECKPOINT, *map(checkpoint_path, months[-1:])])
+    latest = require_data(CHECKPOINT, latest)
+    latest_size = claimed_size(CHECKPOINT, latest)
+    if not 0 <= leaf_index < latest_size:
+        policy.open(CHECKPOINT, latest)
+        raise NotYetSigned(f"entry {leaf_index}: the last checkpoint has size {latest_size}")
     certificate, statement, stamps = None, None, {}
-    if month is not None:
-        certificate, statement = month
-        stamps = read_stamps(source, statement.month, policy)
-        note, tree_size = statement.closing.checkpoint, statement.closing.tree_size
-    reader = LogReader(source, latest.checkpoint.tree_size)
-    entry, hashes = reader.proved_entry(leaf_index, tree_size)
-    receipt = Receipt(entry, TlogProof(leaf_index, tuple(hashes), note), certificate, stamps)
-    for _ in verify_receipt("new receipt", receipt, policy, opened=latest, month=statement):
+    month = _closed_month(source, months, closing, leaf_index)
+    if month is None:
+        opened = policy.open(CHECKPOINT, latest)
+    else:
+        path = certificate_path(month)
+        certificate = require(source, path)
+        statement, opened = open_month_and_closing(path, certificate, policy)
+        first, end = statement.opening.tree_size, statement.closing.tree_size
+        if not first <= leaf_index < end:
+            raise LogDamaged(path, expected=f"a month that has leaf {leaf_index}", found=f"leaves {first} to {end - 1}")
+        stamps = read_stamps(source, month, policy, names)
+    tree_size = opened.checkpoint.tree_size
+    if tree_size > latest_size:
+        raise LogDamaged(CHECKPOINT, expected=f"a size of at least {tree_size}, that of a month", found=latest_size)
+    entry, hashes = LogReader(source, latest_size).proved_entry(leaf_index, tree_size)
+    receipt = Receipt(entry, TlogProof(leaf_index, tuple(hashes), opened.note), certificate, stamps)
+    for _ in verify_receipt("new receipt", receipt, policy, opened=opened, month=statement):
         pass
     return receipt
 
 
-def find_month(source: Source, policy: Policy, leaf_index: int) -> tuple[bytes, MonthStatement] | None:
-    """The certificate whose range has a leaf, None while its month is open.
+def _closed_month(source: Source, months: Sequence[str], last: Sequence[bytes | None], leaf_index: int) -> str | None:
+    """The month that closed with a leaf, None while its month is open; `last` is the closing checkpoint of the last."""
 
-    The sizes that they claim lead to one of them, which is checked; how they fit each other is for the audit.
-    """
+    def closes_at(month: str) -> int:
+        path = checkpoint_path(month)
+        return claimed_size(path, require(source, path))
 
-    def closes_at(path: str) -> int:
-        return claimed_closing_size(path, require(source, path))
-
-    names = [found for name in source.names("roots") if (found := split_root_name(name)) is not None]
-    paths = [certificate_path(month) for month, is_provisional in names if not is_provisional]
-    if not paths:
+    if not months:
         return None
-    if isinstance(source, Folder):
-        source.expect(paths[-CERTIFICATES_EXPECTED:])
-    last = require(source, paths[-1])
-    unseal(paths[-1], last, policy.certificate_keys)
-    if leaf_index >= claimed_closing_size(paths[-1], last):
+    path = checkpoint_path(months[-1])
+    if leaf_index >= claimed_size(path, require_data(path, last[0])):
         return None
-    path = paths[bisect_right(paths, leaf_index, 0, len(paths) - 1, key=closes_at)]
-    data = require(source, path)
-    statement = open_month(path, data, policy)
-    if leaf_index < statement.opening.tree_size:
-        raise LogDamaged(f"entry {leaf_index}", expected="a month that has it", found=f"none before {statement.month}")
-    return data, statement
+    return months[bisect_right(months, leaf_index, 0, len(months) - 1, key=closes_at)]
 
 
 def verify_proof(

@@ -2,21 +2,25 @@
 
 import dataclasses
 import json
+import os
 import random
+import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from log_samples import DAY_MS, NOV_21, Installation, event
 
 from ledger.cli import main
-from ledger.errors import LedgerError, LogDamaged, Malformed, NotYetSigned
+from ledger.errors import LedgerError, LogDamaged, Malformed, NotYetSigned, SignatureFailed, WrongUse
 from ledger.files import Folder
-from ledger.months import claimed_closing_size
+from ledger.months import open_month
 from ledger.receipt import parse_proof, parse_receipt, prove_entry, verify_receipt
 
 DEC_1 = 1_796_083_200_000
+CLOSING, CERTIFICATE = "roots/2026-11.checkpoint", "roots/2026-11.dsse.json"
 ROOT = Path(__file__).parents[2]
 
 
@@ -62,13 +66,17 @@ class Recording(Folder):
         self.paths.append(path)
         return super().read(path)
 
+    def read_all(self, paths):
+        self.paths += paths
+        return super().read_all(paths)
+
 
 def test_a_month_is_found_by_halves_and_its_certificate_alone_is_checked(tmp_path, ed25519_alone):
     many = Installation(tmp_path)
     for month in range(17):
         many.publish(3 * month, now_ms=NOV_21 + month * 33 * DAY_MS)
     policy, closed = many.policy(), [f"roots/{name}" for name in many.folder.names("roots") if name.count(".") == 2]
-    sizes = {path: claimed_closing_size(path, many.folder.read(path)) for path in closed}
+    sizes = {path: open_month(path, many.folder.read(path), policy).closing.tree_size for path in closed}
 
     for leaf_index in range(48):
         source = Recording(many.folder.root)
@@ -76,10 +84,11 @@ def test_a_month_is_found_by_halves_and_its_certificate_alone_is_checked(tmp_pat
 
         expected = next((path for path, size in sizes.items() if leaf_index < size), None)
         assert receipt.certificate == (many.folder.read(expected) if expected else None)
-        assert sum(path in sizes for path in source.paths) <= 7
+        assert [path for path in source.paths if path in sizes] == ([expected] if expected else [])
+        assert sum(path.startswith("roots/") for path in source.paths) <= 7
     assert len(set(sizes.values())) < len(sizes), "one month is empty"
     many.folder.replace(closed[2], many.folder.read(closed[5]))
-    with pytest.raises(LogDamaged, match="entry 4: expected a month that has it"):
+    with pytest.raises(LogDamaged, match=rf"{closed[2]}: expected a month that has leaf 4, found leaves 9 to 11"):
         prove_entry(many.folder, policy, 4)
 
 
@@ -89,6 +98,100 @@ def test_an_event_of_the_open_month_is_proved_under_the_last_checkpoint(installe
 
     assert claims(installed, receipt) == ["entry", "checkpoint", "inclusion", "month"]
     assert receipt.certificate is None
+
+
+def broken(note):
+    """A checkpoint whose first signature is a bad one."""
+    text, _, signatures = note.rpartition(b"\n\n")
+    at = signatures.index(b" ", 4) + 20
+    other = b"B" if signatures[at : at + 1] == b"A" else b"A"
+    return text + b"\n\n" + signatures[:at] + other + signatures[at + 1 :]
+
+
+def copied(installed, folder):
+    """A copy of the log, to be damaged."""
+    return Folder(shutil.copytree(installed.log_dir, folder / "log"))
+
+
+def test_of_what_a_receipt_holds_every_signature_is_checked_and_of_nothing_else(installed, tmp_path):
+    policy, log = installed.policy(), copied(installed, tmp_path)
+    good = bytes(prove_entry(log, policy, 33))
+    latest, closing, certificate = map(log.read, ("checkpoint", CLOSING, CERTIFICATE))
+
+    log.replace("checkpoint", broken(latest))
+    log.replace(CLOSING, broken(closing))
+    assert bytes(prove_entry(log, policy, 33)) == good
+    with pytest.raises(SignatureFailed, match=r"^checkpoint: expected a good signature by "):
+        prove_entry(log, policy, 333)
+    with pytest.raises(SignatureFailed, match=r"^checkpoint: expected a good signature by "):
+        prove_entry(log, policy, 450)
+    log.replace("checkpoint", latest)
+    log.replace(CERTIFICATE, certificate.replace(b'"sig":"', b'"sig":"' + b"A" * 4).replace(b'=="}]', b'"}]'))
+    assert prove_entry(log, policy, 333).certificate is None
+    with pytest.raises(LedgerError, match=rf"^{CERTIFICATE}"):
+        prove_entry(log, policy, 33)
+
+
+@pytest.mark.parametrize("claimed", [10, 34, 299, 301, 449, 10_000])
+@pytest.mark.parametrize("leaf_index", [9, 33, 298, 300, 400, 448])
+def test_a_closing_checkpoint_that_claims_another_size_makes_no_receipt_that_does_not_verify(
+    installed, tmp_path, claimed, leaf_index
+):
+    log = copied(installed, tmp_path)
+    log.replace(CLOSING, log.read(CLOSING).replace(b"\n300\n", b"\n%d\n" % claimed))
+
+    if 300 <= leaf_index < claimed:
+        with pytest.raises(LogDamaged, match=rf"expected a month that has leaf {leaf_index}, found leaves 0 to 299"):
+            prove_entry(log, installed.policy(), leaf_index)
+    else:
+        receipt = prove_entry(log, installed.policy(), leaf_index)
+        assert (receipt.certificate is not None) == (leaf_index < min(claimed, 300))
+        assert "inclusion" in claims(installed, receipt)
+
+
+def test_a_last_checkpoint_that_is_older_than_a_month_is_told(installed, tmp_path):
+    log = copied(installed, tmp_path)
+    log.replace("checkpoint", log.read("checkpoint").replace(b"\n450\n", b"\n299\n"))
+
+    with pytest.raises(LogDamaged, match=r"^checkpoint: expected a size of at least 300, that of a month, found 299"):
+        prove_entry(log, installed.policy(), 33)
+
+
+def test_any_flipped_bit_of_a_tile_that_a_proof_needs_makes_no_receipt(installed, tmp_path):
+    log, policy, dice = copied(installed, tmp_path), installed.policy(), random.Random(7)
+    for leaf_index in (33, 333):
+        source = Recording(log.root)
+        prove_entry(source, policy, leaf_index)
+        tiles = sorted(path for path in source.paths if path.startswith("tile/") and log.read(path) is not None)
+        assert any("entries" in path for path in tiles)
+        for path in tiles:
+            good = log.read(path)
+            for bit in [dice.randrange(len(good) * 8) for _ in range(40)]:
+                bad = bytearray(good)
+                bad[bit // 8] ^= 1 << bit % 8
+                log.replace(path, bytes(bad))
+                with suppress(LedgerError):
+                    receipt = prove_entry(log, policy, leaf_index)
+                    assert receipt.entry == event(leaf_index)
+                    assert "inclusion" in claims(installed, receipt)
+            log.replace(path, good)
+
+
+def lowest_free_descriptor():
+    descriptor = os.open(os.devnull, os.O_RDONLY)
+    os.close(descriptor)
+    return descriptor
+
+
+def test_files_are_read_together_and_none_is_left_open(installed):
+    paths = ["checkpoint", "nowhere", "tile/0/000", "checkpoint/below", CERTIFICATE]
+    free = lowest_free_descriptor()
+
+    assert installed.folder.read_all(paths) == [installed.folder.read(path) for path in paths]
+    with pytest.raises(WrongUse, match="tile: expected a file, found a directory"):
+        installed.folder.read_all(["checkpoint", "tile", "tile/0/000"])
+    assert installed.folder.read_all([]) == []
+    assert lowest_free_descriptor() == free
 
 
 @pytest.mark.parametrize("leaf_index", [450, 10_000, -1])
