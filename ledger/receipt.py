@@ -149,7 +149,7 @@ def prove_entry(source: Source, policy: Policy, leaf_index: int) -> Receipt:
     """Make the receipt of an entry from the published files, and verify it before it is handed out.
 
     All that the receipt holds is checked as whoever gets it will. What only leads there, the sizes that other
-    checkpoints claim, is taken as it stands: were one wrong, no proof would come of it, or one without its month.
+    checkpoints claim, is taken as it stands: were one wrong, no receipt would come of it, or one without its month.
 
     Raises `NotYetSigned` when no checkpoint covers the entry, `LogDamaged` when the files do not prove it.
     """
