@@ -111,7 +111,8 @@ class Partition:
             finally:
                 await source.close()
         if self._restorer.dirty <= DIRTY_AT_STOP_MAX:
-            await self._restorer.snapshot(self._head_seq, self._now_ms())
+            while not await self._restorer.snapshot(self._head_seq, self._now_ms()):
+                pass
 
     def stop(self) -> None:
         """Let `run` return: at once when it takes over or waits for commands, else when the batch is answered."""
@@ -157,8 +158,9 @@ class Partition:
         """The next commands, none when `stop` was called meanwhile."""
         taking = self._taking = asyncio.ensure_future(source.take(MESSAGES_MAX))
         try:
-            while not (await asyncio.wait({taking}, timeout=IDLE_S))[0]:
-                await self.snapshot()
+            wait_s = IDLE_S
+            while not (await asyncio.wait({taking}, timeout=wait_s))[0]:
+                wait_s = IDLE_S if await self.snapshot_some() else 0.0
             found: list[Delivery] = await taking
         except asyncio.CancelledError:
             if not self.is_stopping:
@@ -240,16 +242,25 @@ class Partition:
         return (batch, count) if count else None
 
     async def snapshot(self) -> None:
-        """Write what a successor would otherwise have to read from the tail; who need not stay in memory may go."""
-        await self._restorer.snapshot(self._head_seq, self._now_ms())
+        """Write what a successor would otherwise have to read from the tail."""
+        while not await self.snapshot_some():
+            pass
+
+    async def snapshot_some(self) -> bool:
+        """Write a transaction of it; who need not stay in memory may go. False when there is more to write."""
+        is_done = await self._restorer.snapshot(self._head_seq, self._now_ms())
         if self._restorer.is_fenced_off(self._now_ms()):
             raise Overtaken  # or an answer was lost: without snapshots nobody would ever leave memory again
         self._live.passivate(self._restorer.may_go)
+        return is_done
 
     async def _keep_memory_bounded(self) -> None:
         """Passivate; write snapshots when too many may not go without, or when the tail has become long."""
-        if not self._live.passivate(self._restorer.may_go) or self._restorer.is_due(self._head_seq, self._now_ms()):
-            await self.snapshot()
+        is_due = self._restorer.is_due(self._head_seq, self._now_ms())
+        while is_due or not self._live.passivate(self._restorer.may_go):
+            is_due = False
+            if await self.snapshot_some():
+                return
 
     def _decide(self, deliveries: list[Delivery], tasks: list[Task | RefusedAnswer]) -> tuple[Batch, int]:
         """Decide as many as one transaction holds; raises `Failed` for a command that our own code cannot decide."""

@@ -102,10 +102,11 @@ class SharedTail:
 
     async def since(self, after_seq: int, partition: int, is_own: Callable[[str], bool]) -> Stretch:
         """Events after a sequence, of the partition's inbox and of the owners asked for; at most a stretch of them."""
+        # Told before it waits for the others: who comes last must not follow what the first ones commit meanwhile.
+        last_seq = await self.last_seq()
         async with self._lock:
             if self._forgetting is not None:
                 self._forgetting.cancel()
-            last_seq = await self.last_seq()
             if after_seq < self._after_seq < self._end_seq <= after_seq + STRETCH_EVENTS:
                 await self._begin_earlier(after_seq)
             elif not self._after_seq <= after_seq < self._end_seq:

@@ -10,7 +10,6 @@ import pytest
 
 from adapters.jetstream.append import BatchPublisher
 from adapters.jetstream.connection import connect
-from adapters.jetstream.reader import PullReader
 from adapters.jetstream.snapshots import JetStreamSnapshots, SharedTail
 from adapters.jetstream.store import JetStreamCommands, JetStreamEventStore
 from adapters.jetstream.streams import create_tenant
@@ -338,37 +337,3 @@ def test_the_tail_tells_what_came_after_by_owner(caches, tenant):
 
     owners = [{"b": [2]}, {"a": [3], "b": [2]}]
     assert asyncio.run(story()) == (owners, [[], [4]], ({}, []), True, 4, 4)
-
-
-def test_partitions_that_ask_from_different_places_share_one_read_of_the_tail(settings, tenant, monkeypatch):
-    came = []
-
-    class Counting(PullReader):
-        async def take(self, *arguments, **options):
-            taken = await super().take(*arguments, **options)
-            came.extend(seq for seq, _ in taken)
-            return taken
-
-    monkeypatch.setattr("adapters.jetstream.snapshots.PullReader", Counting)
-
-    async def story():
-        client = await connect(settings.nats_url, "test")
-        try:
-            await create_tenant(client, tenant, partitions=PARTITIONS)
-            batches = BatchPublisher(client)
-            store = JetStreamEventStore(client, tenant, batches)
-            versions = range(1, 31)
-            await store.append("b1", [message(tenant, "token", owner, n, None) for n in versions for owner in "ab"])
-            tail = SharedTail(client, tenant)
-            stretches = [await tail.since(after_seq, 3, lambda _: True) for after_seq in (40, 20, 55, 5)]
-            return [
-                sorted(record.stream_seq for records in stretch.by_owner.values() for record in records)
-                for stretch in stretches
-            ]
-        finally:
-            await client.close()
-
-    told = asyncio.run(story())
-
-    assert told == [list(range(after_seq + 1, 61)) for after_seq in (40, 20, 55, 5)]
-    assert sorted(came) == list(range(6, 61))
