@@ -25,11 +25,11 @@ async def outcomes_of(
     earlier = await _events_of(store, [answer for answer in batch.answers if isinstance(answer, Repeated)])
 
     def outcome_of(delivery: Delivery, answer: Answer) -> tuple[str, bytes]:
+        if type(answer) is Accepted:  # what could be read has no reply subject that is not allowed
+            command_id = answer.command_id
+            body = accepted.body(answer.subject, command_id, first_seq + answer.first, batch.events_of(answer))
+            return delivery.reply_to or subjects.outcome(tenant, command_id), body
         match answer:
-            case Accepted():  # what could be read has no reply subject that is not allowed
-                command_id = answer.command_id
-                body = accepted.body(answer.subject, command_id, first_seq + answer.first, batch.events_of(answer))
-                return delivery.reply_to or subjects.outcome(tenant, command_id), body
             case Repeated(command_id, subject, stream_seq):
                 refs = outcomes.refs_of(earlier[stream_seq], command_id)
                 body = outcomes.accepted(tenant, time, subject, command_id, refs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, final
 
 import msgspec
 
@@ -28,6 +28,7 @@ MESSAGES_MAX: Final = 999
 REFUSALS_MAX: Final = 60
 
 
+@final
 class Accepted(msgspec.Struct, gc=False):
     """A command that led to messages `first` up to but not including `stop` of the batch."""
 

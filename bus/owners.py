@@ -34,15 +34,25 @@ class Actor(msgspec.Struct, gc=False):
 class Owner(msgspec.Struct, gc=False):
     """The actors of one id, and where the events of each command begin that was addressed to it."""
 
-    actors: dict[str, Actor] = {}
     known: dict[str, int] = {}
+    #: Fields and no dict, which would be the largest part of a player and is looked up for every event.
+    player: Actor | None = None
+    token: Actor | None = None
+    quest: Actor | None = None
+    ledger: Actor | None = None
 
     def actor(self, aggregate: str) -> Actor:
         """The actor of an aggregate, without history when it has none."""
-        found = self.actors.get(aggregate)
+        found: Actor | None = getattr(self, aggregate)
         if found is None:
-            found = self.actors[aggregate] = Actor(catalogue.initial(aggregate))
+            found = Actor(catalogue.initial(aggregate))
+            setattr(self, aggregate, found)
         return found
+
+    @property
+    def actors(self) -> dict[str, Actor]:
+        """The actors that there are, by aggregate."""
+        return {name: actor for name in catalogue.AGGREGATES if (actor := getattr(self, name)) is not None}
 
 
 def places(owners: Mapping[str, Owner]) -> dict[Key, int]:

@@ -58,7 +58,6 @@ class Watermark(msgspec.Struct, frozen=True, kw_only=True):
     refusals: tuple[int, ...] | None = None
 
 
-LEDGER: Final = "ledger"  # a handful of events in a log's life
 _ACTORS: Final = ("player", "token", "quest")
 _decoder: Final = msgspec.json.Decoder(OwnerSnapshot)
 _watermark_decoder: Final = msgspec.json.Decoder(Watermark)
@@ -67,7 +66,7 @@ _encoder: Final = msgspec.json.Encoder()
 
 def encode(owner: Owner | None) -> bytes:
     """An owner as a body; one who cannot be restored, knows too many commands, or is the log, as a note to read on."""
-    if owner is None or len(owner.known) > KNOWN_MAX or LEDGER in owner.actors:
+    if owner is None or len(owner.known) > KNOWN_MAX or owner.ledger is not None:
         return _encoder.encode(OwnerSnapshot(format=HISTORY, known={}))
     actors: dict[str, Any] = {
         name: Kept(actor.version, actor.stream_seq, actor.state)
@@ -90,7 +89,7 @@ def decode(body: bytes) -> Owner | None:
     for name in _ACTORS:
         actor = getattr(snapshot, name)
         if actor is not None:
-            owner.actors[name] = Actor(actor.state, actor.version, actor.stream_seq)
+            setattr(owner, name, Actor(actor.state, actor.version, actor.stream_seq))
     return owner
 
 

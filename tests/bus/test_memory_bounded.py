@@ -113,6 +113,6 @@ def test_the_collector_looks_at_nothing_that_a_live_player_consists_of():
         attempts={"marathon": Attempt(number=1, status="running", accepted_at_ms=1, divisions=())}
     )
 
-    parts = [owner, owner.known, owner.actors, player, player.state, player.state.attempts]
+    parts = [owner, owner.known, player, player.state, player.state.attempts]
 
     assert [part for part in parts if gc.is_tracked(part)] == []
