@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from math import isqrt
-from sys import intern
 from typing import Annotated, assert_never, final
 
 import msgspec
@@ -239,8 +238,7 @@ def evolve(state: PlayerState, event: PlayerEvent, at_ms: int) -> PlayerState:
                 divisions=event.divisions,
                 deadline_at_ms=to_ms(event.deadline_at) if event.deadline_at else None,
             )
-            # Interned: all players share the quest's name, and it is found by identity.
-            return _with_attempt(state, intern(event.quest), attempt)
+            return _with_attempt(state, event.quest, attempt)
         case PlayerRegistered():
             return msgspec.structs.replace(state, registered=True)
         case QuestAbandoned():
