@@ -52,6 +52,14 @@ def test_the_bare_client_stores_every_message_in_order(settings, stream):
     assert [body for _, _, body, _ in found] == [message.body for message in MESSAGES]
 
 
+def test_the_bare_client_tells_when_its_clock_starts_and_what_is_stored_since(stream):
+    told = []
+
+    stream.append(MESSAGES, depth=2, batch_messages=20, stored=told.append)
+
+    assert told == [0, 20, 40, len(MESSAGES)]
+
+
 def test_the_bare_client_asks_for_the_same_checks_as_the_worker(settings, stream):
     stream.append(MESSAGES, depth=1, batch_messages=10)
 

@@ -99,14 +99,15 @@ def test_what_nobody_ever_answers_is_given_up(settings):
     ("pending", "body_bytes", "wanted"),
     [
         (0, 400, 2_000),
-        (8_000, 400, 2_000),
-        (40_000, 400, 10_000),
+        (1_999, 400, 2_000),
+        (8_000, 400, 8_000),
+        (40_000, 400, 16_000),
         (1_000_000, 400, 16_000),
         (1_000_000, 4_000, 4_194),
         (1_000_000, 60_000, 2_000),
     ],
 )
-def test_who_is_far_behind_asks_for_more_at_once_where_messages_are_small(pending, body_bytes, wanted):
+def test_who_is_behind_asks_for_all_that_is_pending_where_messages_are_small(pending, body_bytes, wanted):
     reader = PullReader(None, "S", 0, pull_messages_max=16_000)
     replies = [f"$JS.ACK.S.C.1.{at}.{at}.1763546400000000000.{pending}".encode() for at in (1, 2)]
 
