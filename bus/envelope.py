@@ -29,7 +29,7 @@ SCHEMA_PREFIX: Final = "urn:tallyroot:schema:"
 _encoder: Final = msgspec.json.Encoder()
 
 
-class EventEnvelope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class EventEnvelope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """An event as it is stored and signed; the order of the fields is the order of the bytes."""
 
     specversion: str
@@ -106,17 +106,14 @@ _command_decoders: Final[dict[str, tuple[str, str, msgspec.json.Decoder[Any]]]] 
 CHAIN: Final = Chain(UPCASTERS, {*EVENTS, COMMANDS_DECIDED, *(stored for stored, _, _ in COMMANDS.values())})
 
 
-class Recorded:
+class Recorded(msgspec.Struct, eq=False, gc=False):
     """One event of the stream: its sequence, its bytes, and what they say once somebody asks."""
 
-    __slots__ = ("_data", "_event", "body", "gist", "stream_seq")
-
-    def __init__(self, stream_seq: int, body: bytes) -> None:
-        self.stream_seq = stream_seq
-        self.body = body
-        self._event: EventEnvelope | None = None
-        self._data: Any = None
-        self.gist: Any = None  # kept here by `bus.gist`
+    stream_seq: int
+    body: bytes
+    gist: Any = None  # kept here by `bus.gist`
+    _event: EventEnvelope | None = None
+    _data: Any = None
 
     @property
     def event(self) -> EventEnvelope:
