@@ -110,9 +110,9 @@ class Partition:
                 await asyncio.sleep(random.uniform(0.05, 0.3))  # noqa: S311 - jitter
             finally:
                 await source.close()
-        if self._restorer.dirty <= DIRTY_AT_STOP_MAX:
-            while not await self._restorer.snapshot(self._head_seq, self._now_ms()):
-                pass
+        while self._restorer.dirty <= DIRTY_AT_STOP_MAX or 0 < self._restorer.begun <= DIRTY_AT_STOP_MAX:
+            if await self._restorer.snapshot(self._head_seq, self._now_ms()):
+                return
 
     def stop(self) -> None:
         """Let `run` return: at once when it takes over or waits for commands, else when the batch is answered."""

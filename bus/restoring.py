@@ -172,6 +172,11 @@ class Restorer:
         """How many snapshots are to be written."""
         return len(self._dirty) + len(self._writing)
 
+    @property
+    def begun(self) -> int:
+        """How many snapshots are missing of a round that was begun: with the last of them the tail becomes shorter."""
+        return len(self._writing)
+
     def changed(self, owner_id: str, owner: Owner) -> None:
         """Note that an owner has gone on: the next snapshot takes it in."""
         self._dirty[owner_id] = owner

@@ -6,7 +6,7 @@ import pytest
 from harness import PARTITIONS, town_with
 
 from bus import partition as partitions
-from bus import restoring
+from bus import restoring, snapshots
 from bus.subjects import partition_of
 
 PLAYERS = [f"p{number}" for number in range(80)]
@@ -28,6 +28,11 @@ async def crowd():
 def kept(town, partition):
     """Whose snapshots are written."""
     return {owner for number, owner in town.snapshots.bodies if number == partition.number}
+
+
+def complete_to(town, partition):
+    """Up to where its snapshots tell everything."""
+    return snapshots.decode_watermark(partition.number, town.snapshots.watermarks[partition.number][1]).stream_seq
 
 
 def test_a_command_is_decided_while_others_have_yet_to_be_written():
@@ -85,3 +90,23 @@ def test_what_was_begun_goes_on_under_commands_and_the_tail_becomes_short():
     assert begun == 2
     assert kept_at_last == len(MINE)
     assert told == "accepted"
+
+
+def test_who_stops_finishes_the_snapshots_that_were_begun_if_few_are_missing(monkeypatch):
+    monkeypatch.setattr(partitions, "DIRTY_AT_STOP_MAX", 2)
+
+    async def story():
+        town, mine = await crowd()
+        while len(kept(town, mine)) < len(MINE) - 2:
+            await mine.snapshot_some()
+        for player in MINE:
+            await town.send("MintTokens", player, {"amount": 1})
+        await town.drain(mine.number)
+        before = complete_to(town, mine)
+        mine.stop()
+        await mine.run()
+        return before, complete_to(town, mine)
+
+    before, after = asyncio.run(story())
+
+    assert before < after
