@@ -31,7 +31,7 @@ REFUSED: Final = "$refused-"
 FEW_AFTER_MS: Final = 10_000
 FEW_BEHIND: Final = 1_000
 #: What was begun while nobody asked goes on when commands come, a transaction in so many milliseconds.
-NEXT_AFTER_MS: Final = 1_000
+NEXT_AFTER_MS: Final = 100
 #: Whose snapshots were refused for so long takes the partition over anew, if it is still his.
 FENCED_OFF_AFTER_MS: Final = 5_000
 #: Owners of the tail that one call of `snapshot` brings into snapshots.
