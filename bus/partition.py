@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any, Final
 
@@ -32,8 +33,10 @@ log = logging.getLogger(__name__)
 CONFLICT_WAIT_S: Final = 0.02
 #: Whoever writes what others write too meets so many now and then.
 FEW_CONFLICTS: Final = 2
-#: Without commands for so long, a partition writes its snapshots.
+#: Without commands for so long, a partition writes its snapshots, if the process is at rest (`_is_at_rest`).
 IDLE_S: Final = 1.0
+#: Not later than after so many times as long, whatever keeps the process busy.
+IDLE_LOOKS_MAX: Final = 10
 #: Fewer commands than that may not fill a batch, and a small batch costs the server nearly as much as a full one.
 TOP_UP_BELOW: Final = 333
 #: More than that would keep a successor waiting; it reads them as tail.
@@ -110,9 +113,8 @@ class Partition:
                 await asyncio.sleep(random.uniform(0.05, 0.3))  # noqa: S311 - jitter
             finally:
                 await source.close()
-        while self._restorer.dirty <= DIRTY_AT_STOP_MAX or 0 < self._restorer.begun <= DIRTY_AT_STOP_MAX:
-            if await self._restorer.snapshot(self._head_seq, self._now_ms()):
-                return
+        if self._restorer.dirty <= DIRTY_AT_STOP_MAX:
+            await self._restorer.snapshot(self._head_seq, self._now_ms())
 
     def stop(self) -> None:
         """Let `run` return: at once when it takes over or waits for commands, else when the batch is answered."""
@@ -158,9 +160,12 @@ class Partition:
         """The next commands, none when `stop` was called meanwhile."""
         taking = self._taking = asyncio.ensure_future(source.take(MESSAGES_MAX))
         try:
-            wait_s = IDLE_S
-            while not (await asyncio.wait({taking}, timeout=wait_s))[0]:
-                wait_s = IDLE_S if await self.snapshot_some() else 0.0
+            looks, began_s, used_s = 0, time.monotonic(), time.process_time()
+            while not (await asyncio.wait({taking}, timeout=IDLE_S))[0]:
+                looks += 1
+                if _is_at_rest(began_s, used_s) or looks % IDLE_LOOKS_MAX == 0:
+                    await self.snapshot()
+                began_s, used_s = time.monotonic(), time.process_time()
             found: list[Delivery] = await taking
         except asyncio.CancelledError:
             if not self.is_stopping:
@@ -212,8 +217,8 @@ class Partition:
                 conflicts += 1
                 await asyncio.sleep(random.uniform(0, CONFLICT_WAIT_S * min(conflicts, 10)))  # noqa: S311 - jitter
         self._contended = (self._contended - held.keys) | batch.shared_written
-        time = to_time(self._now_ms())
-        sent = await outcomes_of(self.tenant, self._store, batch, deliveries[:count], first_seq, time)
+        at = to_time(self._now_ms())
+        sent = await outcomes_of(self.tenant, self._store, batch, deliveries[:count], first_seq, at)
         await self._outbox.send(sent)
         await self._keep_memory_bounded()
         return count
@@ -242,25 +247,16 @@ class Partition:
         return (batch, count) if count else None
 
     async def snapshot(self) -> None:
-        """Write what a successor would otherwise have to read from the tail."""
-        while not await self.snapshot_some():
-            pass
-
-    async def snapshot_some(self) -> bool:
-        """Write a transaction of it; who need not stay in memory may go. False when there is more to write."""
-        is_done = await self._restorer.snapshot(self._head_seq, self._now_ms())
+        """Write what a successor would otherwise have to read from the tail; who need not stay in memory may go."""
+        await self._restorer.snapshot(self._head_seq, self._now_ms())
         if self._restorer.is_fenced_off(self._now_ms()):
             raise Overtaken  # or an answer was lost: without snapshots nobody would ever leave memory again
         self._live.passivate(self._restorer.may_go)
-        return is_done
 
     async def _keep_memory_bounded(self) -> None:
         """Passivate; write snapshots when too many may not go without, or when the tail has become long."""
-        is_due = self._restorer.is_due(self._head_seq, self._now_ms())
-        while is_due or not self._live.passivate(self._restorer.may_go):
-            is_due = False
-            if await self.snapshot_some():
-                return
+        if not self._live.passivate(self._restorer.may_go) or self._restorer.is_due(self._head_seq, self._now_ms()):
+            await self.snapshot()
 
     def _decide(self, deliveries: list[Delivery], tasks: list[Task | RefusedAnswer]) -> tuple[Batch, int]:
         """Decide as many as one transaction holds; raises `Failed` for a command that our own code cannot decide."""
@@ -336,6 +332,16 @@ class Partition:
         self._poison.forget_tries()
         self._restorer.refusals.remember(self._head.decided, self._now_ms())
         return first_seq
+
+
+def _is_at_rest(began_s: float, used_s: float) -> bool:
+    """Whether there was really nothing to do since then, by the clock and by the processor time used until then.
+
+    A process that others keep busy (partitions that are taken over, a burst), or that stood still, has not looked yet
+    whether there are commands; what it wrote now would keep them waiting.
+    """
+    passed_s = time.monotonic() - began_s
+    return passed_s < 2 * IDLE_S and time.process_time() - used_s < passed_s / 2
 
 
 def _fewer(count: int, conflicts: int) -> int:

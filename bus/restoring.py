@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
-from itertools import chain, islice
+from itertools import chain
 from typing import Final
 
 from bus import snapshots
@@ -30,8 +30,6 @@ REFUSED: Final = "$refused-"
 #: Those of a few owners do not wait: whoever takes over in steady traffic finds a tail of so many seconds.
 FEW_AFTER_MS: Final = 10_000
 FEW_BEHIND: Final = 1_000
-#: What was begun while nobody asked goes on when commands come, a transaction in so many milliseconds.
-NEXT_AFTER_MS: Final = 100
 #: Whose snapshots were refused for so long takes the partition over anew, if it is still his.
 FENCED_OFF_AFTER_MS: Final = 5_000
 #: Owners of the tail that one call of `snapshot` brings into snapshots.
@@ -62,11 +60,6 @@ class Restorer:
         self._tail: dict[str, list[Recorded]] = {}
         self._by_history: set[str] = set()
         self._dirty: dict[str, Owner | None] = {}
-        #: Who had gone on when the partition was at `_writing_to`, and is not written yet.
-        self._writing: dict[str, Owner | None] = {}
-        self._writing_to = 0
-        #: Where the refusals are kept; None when the inbox has to tell them.
-        self._slots: Collection[int] | None = None
 
     async def take_over(self, is_own: Callable[[str], bool], head_seq: int, now_ms: int) -> Iterable[str]:
         """Fence the worker before, find the snapshots, read the tail; returns everybody who has a history.
@@ -79,11 +72,9 @@ class Restorer:
         self._complete_to = watermark.stream_seq
         self._failing_since_ms = None
         self._dirty.clear()
-        self._writing.clear()
         self._by_history.clear()
         self._tail.clear()
-        self._slots = watermark.refusals
-        await self._write([], self._complete_to)
+        await self._write([], watermark.refusals)
         await self._restore_refusals(watermark.refusals, now_ms)
         every = await self._snapshots.owners(self._partition)
         every = [owner_id for owner_id in every if not owner_id.startswith(NO_OWNER)]
@@ -101,7 +92,7 @@ class Restorer:
             came.update(self._tail)
             while self._tail:
                 await self.load(list(self._tail)[:TAIL_AT_ONCE])
-            await self._write_every(stretch.end_seq)
+            await self._write_dirty(stretch.end_seq)
 
     async def _restore_refusals(self, slots: Collection[int] | None, now_ms: int) -> None:
         """Take in the refusals that were kept, or a day of the inbox where they were not; the tail tells the rest."""
@@ -115,7 +106,7 @@ class Restorer:
         self.refusals = Refusals(self._partition)
         async for decided in self._store.inbox_since(self._partition, now_ms - KEPT_MS):
             self.refusals.remember(decided, now_ms)
-        await self._write_every(0)
+        await self._write_dirty(0)
 
     async def load(self, owner_ids: Collection[str]) -> dict[str, Owner | Exception]:
         """Restore owners; one whose history cannot be read comes as what went wrong."""
@@ -169,13 +160,8 @@ class Restorer:
 
     @property
     def dirty(self) -> int:
-        """How many snapshots are to be written."""
-        return len(self._dirty) + len(self._writing)
-
-    @property
-    def begun(self) -> int:
-        """How many snapshots are missing of a round that was begun: with the last of them the tail becomes shorter."""
-        return len(self._writing)
+        """How many owners have gone on since their snapshot."""
+        return len(self._dirty)
 
     def changed(self, owner_id: str, owner: Owner) -> None:
         """Note that an owner has gone on: the next snapshot takes it in."""
@@ -189,45 +175,40 @@ class Restorer:
 
     def may_go(self, owner_id: str) -> bool:
         """Whether an owner may leave memory: what it became is in a snapshot."""
-        return owner_id not in self._dirty and owner_id not in self._writing
+        return owner_id not in self._dirty
 
     def is_due(self, head_seq: int, now_ms: int) -> bool:
         """Whether snapshots must be written though commands are waiting.
 
-        Either the tail has become long, or they were begun, or there are so few that it costs nothing (not in a burst).
+        Either the tail has become long, or there are so few to write that it costs nothing (not so in a burst).
         """
         behind = head_seq - self._complete_to
         if self._dirty_since_ms is None:
             self._dirty_since_ms = now_ms
-        waited_ms = now_ms - self._dirty_since_ms
-        if behind > BEHIND_MAX or (self._writing and waited_ms > NEXT_AFTER_MS):
-            return True
-        return waited_ms > FEW_AFTER_MS and behind > FEW_BEHIND and len(self._dirty) <= SNAPSHOTS_AT_ONCE
+        is_old = now_ms - self._dirty_since_ms > FEW_AFTER_MS and behind > FEW_BEHIND
+        return behind > BEHIND_MAX or (is_old and len(self._dirty) <= SNAPSHOTS_AT_ONCE)
 
     def is_fenced_off(self, now_ms: int) -> bool:
         """Whether no snapshot could be written for long: somebody has the fence, or an answer of ours was lost."""
         return self._failing_since_ms is not None and now_ms - self._failing_since_ms > FENCED_OFF_AFTER_MS
 
-    async def snapshot(self, head_seq: int, now_ms: int) -> bool:
-        """Write some owners that have gone on since the last time; the batch that ends at `head_seq` is the last.
-
-        Each call is one transaction, so that commands need not wait for all of them. False when there are more.
-        """
+    async def snapshot(self, head_seq: int, now_ms: int) -> None:
+        """Write every owner that has gone on since the last time; the batch that ends at `head_seq` is the last."""
         if self._tail:
             await self.load(list(self._tail)[:TAIL_AT_ONCE])
-        is_done = True
+        dirty = self._dirty
         try:
-            if self.dirty or head_seq > self._complete_to:
-                is_done = await self._write_some(head_seq)
+            if dirty or head_seq > self._complete_to:
+                await self._write_dirty(head_seq)
             else:
                 await self._keep_up(head_seq)
         except (AppendRefused, OutcomeUnknown, StoreUnavailable) as err:
+            self._dirty = {**dirty, **self._dirty}
             if self._failing_since_ms is None:  # an overtaken worker would say it every second until it is told to stop
                 log.warning("snapshots of partition %d were not written: %s", self._partition, err)
                 self._failing_since_ms = now_ms
         else:
             self._failing_since_ms = None
-        return is_done
 
     async def _keep_up(self, head_seq: int) -> None:
         """While others fill the stream and we have nothing to decide, nothing of it is our tail."""
@@ -240,53 +221,32 @@ class Restorer:
         head = await self._store.inbox_head(self._partition)
         if (head.stream_seq if head else 0) == head_seq:
             self._complete_to = last_seq
-            await self._write([], self._complete_to)
+            await self._write([], self.refusals.slots)
 
-    async def _write_every(self, head_seq: int) -> None:
-        while not await self._write_some(head_seq):
-            pass
-
-    async def _write_some(self, head_seq: int) -> bool:
-        """Write some of those who have gone on; False when there are more.
-
-        Once everybody is written who had gone on when the first of them were, snapshots and refusals are complete up to
-        where the partition was then, unless it had a tail. Whoever goes on meanwhile is written again after that.
-        """
+    async def _write_dirty(self, head_seq: int) -> None:
+        """Write who has gone on, and what was refused; with no tail left, both are complete up to `head_seq`."""
+        dirty, self._dirty = self._dirty, {}
         self._dirty_since_ms = None
-        if not self._writing:
-            await self._write_refused()
-            self._writing, self._dirty = self._dirty, {}
-            self._writing_to = 0 if self._tail else head_seq  # whom the tail still holds is not among them
-        some = {name: self._dirty.pop(name, owner) for name, owner in islice(self._writing.items(), SNAPSHOTS_AT_ONCE)}
-        complete_to = self._complete_to
-        if len(some) == len(self._writing):
-            complete_to = max(complete_to, self._writing_to)
-        try:
-            await self._write([(name, snapshots.encode(owner)) for name, owner in some.items()], complete_to)
-        except BaseException:
-            self._dirty = {**some, **self._dirty}
-            raise
-        for name in some:
-            del self._writing[name]
-            self._kept.add(name)
-        self._by_history -= some.keys() - self._dirty.keys()
-        self._complete_to = complete_to
-        return not self.dirty
-
-    async def _write_refused(self) -> None:
         refused = self.refusals.unkept()
-        self._slots = self.refusals.slots
-        for start in range(0, len(refused), SNAPSHOTS_AT_ONCE):
-            some = refused[start : start + SNAPSHOTS_AT_ONCE]
-            await self._write([(f"{REFUSED}{unkept.slot}", unkept.body) for unkept in some], self._complete_to)
-            for unkept in some:
-                unkept.is_kept()
+        every = [(f"{REFUSED}{unkept.slot}", unkept.body) for unkept in refused]
+        every += [(owner_id, snapshots.encode(owner)) for owner_id, owner in dirty.items()]
+        slots = self.refusals.slots
+        for start in range(0, len(every), SNAPSHOTS_AT_ONCE):
+            await self._write(every[start : start + SNAPSHOTS_AT_ONCE], slots)
+        for unkept in refused:
+            unkept.is_kept()
+        for owner_id in dirty:
+            self._kept.add(owner_id)
+        self._by_history -= dirty.keys()
+        if not self._tail:
+            self._complete_to = max(self._complete_to, head_seq)
+            await self._write([], slots)
 
-    async def _write(self, bodies: list[tuple[str, bytes]], complete_to: int) -> None:
+    async def _write(self, bodies: list[tuple[str, bytes]], slots: Collection[int] | None) -> None:
         watermark = snapshots.Watermark(
             partition=self._partition,
-            stream_seq=complete_to,
-            refusals=None if self._slots is None else tuple(self._slots),
+            stream_seq=self._complete_to,
+            refusals=None if slots is None else tuple(slots),
         )
         body = snapshots.encode_watermark(watermark)
         self._fence_seq = await self._snapshots.write(self._partition, bodies, body, self._fence_seq)

@@ -2,12 +2,10 @@ import asyncio
 import json
 from collections import Counter
 
-import pytest
 from harness import QUEST, TENANT, Town, said, town_with
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bus import restoring
 from bus.errors import Conflict
 from bus.memory import MemoryEventStore
 from domain.values import to_ms
@@ -50,32 +48,6 @@ def test_a_worker_that_restarts_or_snapshots_decides_as_one_that_never_did(steps
         return [said(json.loads(body)) for _, body in town.outbox.sent], town.types()
 
     assert asyncio.run(story(is_calm=False)) == asyncio.run(story(is_calm=True))
-
-
-@settings(max_examples=40, deadline=None)
-@given(STEPS, st.sets(st.integers(0, 39)), st.sets(st.integers(0, 39)))
-def test_snapshots_that_commands_interrupt_leave_nothing_out(steps, some_written, restarts):
-    async def story(*, is_calm):
-        town = Town(owners_max=1000 if is_calm else 2)
-        await town.take_over()
-        await town.send("PublishQuest", "q", QUEST, "k")
-        for number, (action, owner, other, is_repeated, amount) in enumerate(steps):
-            for _ in range(1 + is_repeated):
-                await town.send(action, owner, data_of(action, other, amount), f"k{number}")
-            await town.drain()
-            if number in some_written and not is_calm:
-                for partition in town.partitions:
-                    await partition.snapshot_some()
-            if number in restarts and not is_calm:
-                await town.restart()
-        return [said(json.loads(body)) for _, body in town.outbox.sent], town.types()
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(restoring, "SNAPSHOTS_AT_ONCE", 1)
-        patch.setattr(restoring, "TAIL_AT_ONCE", 1)
-        interrupted = asyncio.run(story(is_calm=False))
-
-    assert interrupted == asyncio.run(story(is_calm=True))
 
 
 def test_snapshots_of_an_overtaken_worker_are_refused_and_harm_nobody(caplog):
