@@ -80,8 +80,11 @@ class BareStream:
         depth: int,
         batch_messages: int = BATCH_MESSAGES,
         stored: Callable[[int], None] | None = None,
+        per_second: float | None = None,
     ) -> float:
         """Append all, so many batches on their way at once; returns the seconds until the last answer.
+
+        With `per_second`, a batch is sent when so many messages a second make it due, and not before.
 
         `stored` is called with 0 when all is built and the clock starts, then after each answer with the number of
         messages that are stored.
@@ -97,6 +100,9 @@ class BareStream:
                 if number >= depth:
                     connection.wait_for_answer()
                     done((number - depth + 1) * batch_messages)
+                if per_second is not None:
+                    due = began + number * batch_messages / per_second
+                    time.sleep(max(0.0, due - time.perf_counter()))
                 connection.send(batch)
             for left in range(min(depth, len(batches)) - 1, -1, -1):
                 connection.wait_for_answer()

@@ -13,7 +13,7 @@ from typing import Any, Final, Self
 from adapters.jetstream.connection import connect
 from adapters.published_log import log_dir_of
 from adapters.tenants import create_tenant
-from benchmarks.bare import BareStream, Copied
+from benchmarks.bare import BATCH_MESSAGES, BareStream, Copied
 from benchmarks.commits import DEPTHS
 from benchmarks.crew import SERVERS_ONLY, Crew, clock
 from benchmarks.lab import Lab, lab
@@ -28,6 +28,8 @@ OWNERS: Final = 1_000
 EVENTS_PER_PLAYER: Final = 5
 LOOK_EVERY_S: Final = 0.005
 WITHIN_S: Final = 600
+#: What one signer must keep up with, fresh within two seconds.
+WANTED_PER_SECOND: Final = 40_000
 
 
 def signer_vs_bare(*, rounds: int, size: int) -> Measurement:
@@ -37,12 +39,14 @@ def signer_vs_bare(*, rounds: int, size: int) -> Measurement:
 
 
 def signer_vs_bare_on(found: Lab, *, rounds: int, events: int) -> Measurement:
-    """On servers that run; append alone and append beside the signer take turns."""
+    """On servers that run; the append alone, beside the signer, and beside it at the wanted rate take turns."""
     alone: list[float] = []
     beside: list[dict[str, Any]] = []
+    wanted: list[dict[str, Any]] = []
     for number in range(rounds):
         alone.append(max(_alone(found, f"alone-{number}-{depth}", events, depth) for depth in DEPTHS))
         beside.append(_beside(found, f"signed-{number}", events))
+        wanted.append(_beside(found, f"wanted-{number}", events, WANTED_PER_SECOND))
     ratios = [one["signed_per_second"] / rate for one, rate in zip(beside, alone, strict=True)]
     return Measurement(
         value=round(median(ratios), 4),
@@ -53,6 +57,7 @@ def signer_vs_bare_on(found: Lab, *, rounds: int, events: int) -> Measurement:
             "signed_per_second": round(median(one["signed_per_second"] for one in beside), 1),
             "freshness_p99_s": round(max(one["freshness_p99_s"] for one in beside), 3),
             "rounds": beside,
+            f"at_{WANTED_PER_SECOND}_per_second": wanted,
             "alone_per_second": [round(rate, 1) for rate in alone],
             **found.details(),
         },
@@ -75,7 +80,8 @@ def _alone(found: Lab, name: str, events: int, depth: int) -> float:
     return events / stream.append(_messages(name, events), depth)
 
 
-def _beside(found: Lab, tenant: str, events: int) -> dict[str, Any]:
+def _beside(found: Lab, tenant: str, events: int, per_second: float | None = None) -> dict[str, Any]:
+    """As fast as the server takes them, fresh since they were stored; or at a rate, fresh since they were due."""
     run_async(create_tenant(found.settings, tenant))
     messages = _messages(tenant, events)
     stored: list[tuple[int, float]] = []
@@ -83,11 +89,16 @@ def _beside(found: Lab, tenant: str, events: int) -> dict[str, Any]:
         watch.wait_for(0)
         used = clock(found, crew)
         seconds = BareStream(found.settings.nats_url, tenant).append(
-            messages, DEPTHS[-1], stored=lambda count: stored.append((count, time.monotonic()))
+            messages,
+            DEPTHS[-1],
+            stored=lambda count: stored.append((count, time.monotonic())),
+            per_second=per_second,
         )
         signed_at = watch.wait_for(events)
         cpu = used()
     (_, began), *answers = stored
+    if per_second is not None:  # an open loop: what is sent late waits as well
+        answers = [(count, began + (count - 1) // BATCH_MESSAGES * BATCH_MESSAGES / per_second) for count, _ in answers]
     waits = sorted(watch.first_at(count) - at for count, at in answers)
     return {
         "signed_per_second": round(events / (signed_at - began), 1),

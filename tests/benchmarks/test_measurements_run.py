@@ -141,3 +141,5 @@ def test_every_event_that_was_appended_is_signed(found):
     assert measured.value > 0
     assert measured.details["rounds"][0]["checkpoints"] >= 1
     assert measured.details["freshness_p99_s"] > 0
+    (wanted,) = measured.details["at_40000_per_second"]
+    assert 0 < wanted["appended_per_second"] < 40_100  # of two batches the second is due after 999 events

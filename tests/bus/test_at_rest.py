@@ -1,0 +1,65 @@
+"""Snapshots are written while a partition waits for commands, not because nobody had time to look for them."""
+
+import asyncio
+import time
+
+import pytest
+from harness import PARTITIONS, town_with
+
+from bus import partition as partitions
+from bus.subjects import partition_of
+
+IDLE_S = 0.1
+
+
+async def for_so_long(seconds, burst_s, pause_s):
+    """Keep the process busy as other partitions would: a burst of computing, a pause, again."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        until = time.monotonic() + burst_s
+        while time.monotonic() < until:
+            pass
+        await asyncio.sleep(pause_s)
+
+
+async def with_a_waiting_partition(meanwhile):
+    """Snapshots that are there when `meanwhile` is over, and when the process was at rest after it."""
+    town = await town_with("p1")
+    mine = town.partitions[partition_of("p1", PARTITIONS)]
+    running = asyncio.create_task(mine.run())
+    await meanwhile()
+    then = dict(town.snapshots.bodies)
+    async with asyncio.timeout(20):
+        while not town.snapshots.bodies:  # noqa: ASYNC110 - a dict says nothing
+            await asyncio.sleep(0.01)
+    mine.stop()
+    await running
+    return then
+
+
+@pytest.fixture(autouse=True)
+def _short_waits(monkeypatch):
+    monkeypatch.setattr(partitions, "IDLE_S", IDLE_S)
+
+
+def test_a_process_that_others_keep_busy_is_not_at_rest():
+    then = asyncio.run(with_a_waiting_partition(lambda: for_so_long(8 * IDLE_S, burst_s=0.02, pause_s=0.001)))
+
+    assert then == {}
+
+
+def test_a_process_that_stood_still_looks_for_commands_first():
+    async def stand_still():
+        await asyncio.sleep(IDLE_S / 2)
+        time.sleep(3 * IDLE_S)  # noqa: ASYNC251 - as SIGSTOP does
+        await asyncio.sleep(IDLE_S / 2)
+
+    assert asyncio.run(with_a_waiting_partition(stand_still)) == {}
+
+
+def test_who_waits_long_enough_is_written_however_busy_the_process_is(monkeypatch):
+    monkeypatch.setattr(partitions, "IDLE_LOOKS_MAX", 3)
+
+    then = asyncio.run(with_a_waiting_partition(lambda: for_so_long(8 * IDLE_S, burst_s=0.02, pause_s=0.001)))
+
+    assert then
