@@ -31,10 +31,6 @@ SLOW_PATIENCE_S: Final = 1.0
 IDLE_S: Final = 0.2
 RETRY_WAIT_MAX_S: Final = 10.0
 STAND_BY_S: Final = 0.5
-#: More events a second than this are a burst: everybody sees it late, and small batches cost twice as much per event.
-BURST_PER_S: Final = 10_000
-BURST_EVERY_S: Final = 0.1
-BURST_SEEN_S: Final = 0.2
 
 
 class SharedRead:
@@ -186,39 +182,18 @@ async def keep_following(
             await read.leave(follower.name)
 
 
-class Pace:
-    """How far apart a follower's batches begin: as it says itself, and further in a burst, so that batches grow."""
-
-    def __init__(self, every_s: float, now_s: float) -> None:
-        self._every_s = every_s
-        self._burst_every_s = max(every_s, BURST_EVERY_S)
-        self._since_s = now_s
-        self._count = 0
-        self._is_burst = False
-
-    def next_at(self, count: int, now_s: float) -> float:
-        """When the batch after one of so many events, which begins now, may begin."""
-        self._count += count
-        passed_s = now_s - self._since_s
-        if passed_s >= BURST_SEEN_S:
-            self._is_burst = self._count > BURST_PER_S * passed_s
-            self._since_s, self._count = now_s, 0
-        return now_s + (self._burst_every_s if self._is_burst else self._every_s)
-
-
 async def _follow(read: SharedRead, follower: Follower, seq: int, stop: asyncio.Event) -> None:
     """Apply what is there, at the follower's pace: at once after a pause, together when more comes soon."""
     await read.join(follower.name, seq)
     loop = asyncio.get_running_loop()
     next_at = loop.time()
-    pace = Pace(follower.apply_every_s, next_at)
     while not stop.is_set():
         pause_s = 0.0 if read.has_batch(seq) else max(0.0, next_at - loop.time())
         if pause_s:
             await asyncio.sleep(pause_s)
         records = await read.after(follower.name, seq, IDLE_S - pause_s)
         if records:
-            next_at = pace.next_at(len(records), loop.time())
+            next_at = loop.time() + follower.apply_every_s
             await follower.apply(records)
             seq = records[-1].stream_seq
         await follower.idle()
