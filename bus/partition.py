@@ -37,6 +37,8 @@ FEW_CONFLICTS: Final = 2
 IDLE_S: Final = 1.0
 #: Not later than after so many times as long, whatever keeps the process busy.
 IDLE_LOOKS_MAX: Final = 10
+#: A process that uses so much of a core is not at rest.
+BUSY_CORE: Final = 0.5
 #: Fewer commands than that may not fill a batch, and a small batch costs the server nearly as much as a full one.
 TOP_UP_BELOW: Final = 333
 #: More than that would keep a successor waiting; it reads them as tail.
@@ -341,7 +343,7 @@ def _is_at_rest(began_s: float, used_s: float) -> bool:
     whether there are commands; what it wrote now would keep them waiting.
     """
     passed_s = time.monotonic() - began_s
-    return passed_s < 2 * IDLE_S and time.process_time() - used_s < passed_s / 2
+    return passed_s < 2 * IDLE_S and time.process_time() - used_s < BUSY_CORE * passed_s
 
 
 def _fewer(count: int, conflicts: int) -> int:

@@ -40,6 +40,7 @@ async def with_a_waiting_partition(meanwhile):
 @pytest.fixture(autouse=True)
 def _short_waits(monkeypatch):
     monkeypatch.setattr(partitions, "IDLE_S", IDLE_S)
+    monkeypatch.setattr(partitions, "BUSY_CORE", 0.1)  # other tests run on the same cores
 
 
 def test_a_process_that_others_keep_busy_is_not_at_rest():
