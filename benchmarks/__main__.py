@@ -13,6 +13,7 @@ from typing import Any, Final
 from adapters.errors import TallyError
 from benchmarks.big_log import kept_logs
 from benchmarks.measurement import Measurement
+from benchmarks.pace import pace_ms
 from simulations.installation import EXIT_INTERRUPTED, interruptible
 
 RESULTS: Final = Path(__file__).resolve().parent / "results.json"
@@ -70,10 +71,14 @@ def main(arguments: list[str] | None = None) -> int:
 def _measure(name: str, *, rounds: int, size: int) -> None:
     module, _, function = MEASUREMENTS[name].partition(":")
     print(f"{name} ...", file=sys.stderr, flush=True)
+    paces = [pace_ms()]
     began = time.monotonic()
     measurement: Measurement = getattr(import_module(module), function)(rounds=rounds, size=size)
+    seconds = time.monotonic() - began
+    paces.append(pace_ms())
+    measurement.details["pace_ms_before_and_after"] = paces
     results = _read()
-    results[name] = measurement.as_json(seconds=time.monotonic() - began)
+    results[name] = measurement.as_json(seconds=seconds)
     RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 

@@ -12,6 +12,7 @@ from benchmarks import eventsourcing_postgres as postgres
 from benchmarks.backlog import Done, events_of
 from benchmarks.disk import fsync_ms
 from benchmarks.open_loop_client import completion, schedule
+from benchmarks.pace import pace_ms
 
 
 def done(rate):
@@ -134,6 +135,12 @@ def test_the_disk_says_how_long_a_sync_takes(tmp_path):
     found = fsync_ms(tmp_path, writes=3)
 
     assert 0 < found["p50"] <= found["p99"] <= found["max"]
+
+
+def test_the_processor_says_how_long_a_fixed_loop_takes():
+    found = pace_ms(loops=3)
+
+    assert 0 < found["p50"] <= found["max"]
 
 
 def test_a_rebuild_is_set_against_the_bare_reader_of_its_round_with_hash_and_switch():
