@@ -24,8 +24,9 @@ FREE_BYTES_MIN: Final = 512 << 20
 LOOK_EVERY_S: Final = 0.25
 #: While the server restores its streams, nobody sends batches: links are made at once.
 LOOK_AT_START_EVERY_S: Final = 0.005
-#: Later only where nothing was staged for so long: the server gives a batch up whose folder vanishes under it.
-QUIET_S: Final = 1.0
+#: Later only where nothing was staged for so long: the server gives a batch up whose folder vanishes under it, and who
+#: is busy all the time has few moments that are longer.
+QUIET_S: Final = 0.05
 STAGE: Final = "batches"
 
 
