@@ -15,11 +15,11 @@ from typing import Any, Final, TypeVar
 import nats.errors
 from eventsourcing.persistence import InterfaceError, OperationalError, ProgrammingError
 from nats.aio.client import Client
-from nats.aio.msg import Msg
 
 from adapters.errors import NotConfigured
 from adapters.jetstream.append import BatchPublisher
 from adapters.jetstream.connection import connect
+from adapters.jetstream.frames import Frame
 from bus.errors import BusError, StoreUnavailable, WrongStream
 
 T = TypeVar("T")
@@ -89,13 +89,13 @@ class Portal:
 class PatientPublisher(BatchPublisher):
     """Tells a stream that nobody leads for the moment (a failover) from one that refuses a batch."""
 
-    async def _on_answer(self, message: Msg) -> None:
-        waiting = self._waiting.get(message.subject.rpartition(".")[2])
-        if waiting is not None and not waiting.done() and _is_temporary(message.data):
-            line = f"the event store is not ready: {message.data.decode(errors='replace')[:200] or 'no leader answers'}"
+    def _on_answer(self, frame: Frame) -> None:
+        waiting = self._waiting.get(frame.subject.rpartition(".")[2])
+        if waiting is not None and not waiting.done() and _is_temporary(frame.data):
+            line = f"the event store is not ready: {frame.data.decode(errors='replace')[:200] or 'no leader answers'}"
             waiting.set_exception(StoreUnavailable(line))
         else:
-            await super()._on_answer(message)
+            super()._on_answer(frame)
 
 
 def _is_temporary(answer: bytes) -> bool:

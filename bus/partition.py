@@ -160,6 +160,8 @@ class Partition:
 
     async def _take(self, source: CommandSource) -> list[Delivery]:
         """The next commands, none when `stop` was called meanwhile."""
+        if source.has_more():
+            return await source.take(MESSAGES_MAX)
         taking = self._taking = asyncio.ensure_future(source.take(MESSAGES_MAX))
         try:
             looks, began_s, used_s = 0, time.monotonic(), time.process_time()

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from nats.aio.client import Client
-from nats.aio.msg import Msg
 from nats.nuid import NUID
 
 from adapters.jetstream.connection import answer_to
+from adapters.jetstream.frames import Frame, subscribe_frames
 from bus.errors import AppendRefused, Conflict, OutcomeUnknown, StoreUnavailable
 from bus.ports import Message
 
@@ -51,7 +51,7 @@ class BatchPublisher:
         """
         if not self._subscribed:
             self._subscribed = True
-            await self._client.subscribe(f"{self._inbox}.*", cb=self._on_answer)
+            await subscribe_frames(self._client, f"{self._inbox}.*", self._on_answer)
         if not self._client.is_connected:
             message = "the connection to NATS is down; it comes back by itself"
             raise StoreUnavailable(message)
@@ -67,10 +67,10 @@ class BatchPublisher:
             self._waiting.pop(batch_id, None)
         return _first_seq(body, len(messages))
 
-    async def _on_answer(self, message: Msg) -> None:
-        waiting = self._waiting.get(message.subject.rpartition(".")[2])
+    def _on_answer(self, frame: Frame) -> None:
+        waiting = self._waiting.get(frame.subject.rpartition(".")[2])
         if waiting is not None and not waiting.done():
-            waiting.set_result(message.data)
+            waiting.set_result(frame.data)
 
 
 async def publish_all(client: Client, messages: Sequence[tuple[str, bytes]]) -> None:

@@ -76,17 +76,46 @@ async def answer_to(client: Client, waiting: Awaitable[Answer], timeout_s: float
     What was asked before a reconnect is never answered after it: waiting on would only delay the next attempt. Time in
     which this process itself did something else, or nothing, is not counted: the answer may be there, unread.
     """
-    reconnects = client.stats["reconnects"]
     future = asyncio.ensure_future(waiting)
+    patience = _Patience(client, future, ceil(timeout_s / LOOK_EVERY_S))
     try:
-        for _ in range(ceil(timeout_s / LOOK_EVERY_S)):
-            if (await asyncio.wait({future}, timeout=LOOK_EVERY_S))[0]:
-                return await future
-            if not client.is_connected or client.stats["reconnects"] != reconnects:
-                break
-        raise TimeoutError
+        return await future  # itself: what waits for a future that waits for it goes on later
+    except asyncio.CancelledError as err:
+        task = asyncio.current_task()
+        if patience.is_at_its_end and not (task and task.cancelling()):
+            raise TimeoutError from err
+        raise
     finally:
-        future.cancel()
+        patience.end()
+
+
+class _Patience:
+    """Cancels a future after so many looks, or at the first one that finds the connection lost since the beginning."""
+
+    def __init__(self, client: Client, future: asyncio.Future[Any], looks: int) -> None:
+        self.is_at_its_end = False
+        self._client = client
+        self._future = future
+        self._looks_left = looks
+        self._reconnects = client.stats["reconnects"]
+        self._look_later()
+
+    def end(self) -> None:
+        """Look no more; the future is cancelled unless it is done."""
+        self._watch.cancel()
+        self._future.cancel()
+
+    def _look_later(self) -> None:
+        self._watch = self._future.get_loop().call_later(LOOK_EVERY_S, self._look)
+
+    def _look(self) -> None:
+        self._looks_left -= 1
+        is_lost = not self._client.is_connected or self._client.stats["reconnects"] != self._reconnects
+        self.is_at_its_end = is_lost or self._looks_left <= 0
+        if self.is_at_its_end:
+            self._future.cancel()
+        else:
+            self._look_later()
 
 
 async def first_answer_to(client: Client, ask: Callable[[], Awaitable[Answer]], timeout_s: float) -> Answer:

@@ -123,6 +123,22 @@ def test_an_answer_that_came_while_the_process_itself_stood_still_counts():
     assert asyncio.run(story()) == "here"
 
 
+def test_who_is_told_to_end_while_it_waits_for_an_answer_ends_and_takes_it_for_no_timeout():
+    class Client:
+        is_connected = True
+        stats: ClassVar = {"reconnects": 0}
+
+    async def story():
+        waiting = asyncio.get_running_loop().create_future()
+        asking = asyncio.create_task(answer_to(Client(), waiting, 60))
+        await asyncio.sleep(0.01)
+        asking.cancel()
+        await asyncio.wait([asking])
+        return asking.cancelled(), waiting.cancelled()
+
+    assert asyncio.run(story()) == (True, True)
+
+
 def test_commands_are_decided_again_when_their_stream_ends_before_what_was_decided(settings, tenant):
     many = [f"p{number}" for number in range(400)]
 
