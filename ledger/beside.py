@@ -11,7 +11,7 @@ from typing import Final
 
 from ledger.encoding import is_month
 from ledger.errors import LogDamaged, MonthFailed, ObjectMissing, excerpt
-from ledger.files import Folder, Source
+from ledger.files import Folder, Source, read_all
 from ledger.months import ROOTS, MonthStatement, month_bounds, time_text
 from ledger.policy import Policy
 from ledger.reader import LogReader
@@ -39,17 +39,19 @@ def _authority_of(rest: str) -> str | None:
     return name if dot and kind == "tsr" and AUTHORITY_NAME.fullmatch(name) else None
 
 
-def read_stamps(source: Source, month: str, policy: Policy, names: Collection[str] | None = None) -> dict[str, bytes]:
-    """The time stamps of a month by authority: those that the policy names, and all that a folder has.
-
-    `names` are those of the files under `roots/`, where they were listed before.
-    """
+def read_stamps(source: Source, month: str, policy: Policy) -> dict[str, bytes]:
+    """The time stamps of a month by authority: those that the policy names, and all that a folder has."""
     # A web server lists nothing: there the names of the policy are all that can be asked for.
-    files = (source.names(ROOTS) if names is None else names) if isinstance(source, Folder) else []
-    listed = [name.removeprefix(f"{month}.") for name in files if name.startswith(f"{month}.")]
-    names = {*policy.authorities, *(name for rest in listed if (name := _authority_of(rest)) is not None)}
-    found = {name: source.read(stamp_path(month, name)) for name in sorted(names)}
-    return {name: data for name, data in found.items() if data is not None}
+    listed = source.names(ROOTS) if isinstance(source, Folder) else []
+    names = stamping(month, policy, listed)
+    found = zip(names, read_all(source, [stamp_path(month, name) for name in names]), strict=True)
+    return {name: data for name, data in found if data is not None}
+
+
+def stamping(month: str, policy: Policy, listed: Iterable[str]) -> list[str]:
+    """The authorities that may have stamped a month: those of the policy, those of the names listed under `roots/`."""
+    own = [name.removeprefix(f"{month}.") for name in listed if name.startswith(f"{month}.")]
+    return sorted({*policy.authorities, *(name for rest in own if (name := _authority_of(rest)) is not None)})
 
 
 def verify_stamps(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import binascii
 import json
 import re
@@ -30,14 +29,14 @@ def is_month(text: str) -> bool:
 
 
 def encode_base64(data: bytes) -> str:
-    return base64.b64encode(data).decode("ascii")
+    return binascii.b2a_base64(data, newline=False).decode("ascii")
 
 
 def decode_base64(what: str, text: str, length: int | None = None) -> bytes:
     """The bytes of canonical base64; `length` is their required number."""
     try:
-        data = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
+        data = binascii.a2b_base64(text, strict_mode=True)
+    except ValueError:
         data = None
     if data is None or encode_base64(data) != text:
         raise Malformed(what, expected="canonical padded base64", found=excerpt(text))
@@ -58,13 +57,21 @@ def _refuse_number(text: str) -> Any:
 _decoder: Final = json.JSONDecoder(parse_float=_refuse_number, parse_constant=_refuse_number)
 
 
-def decode_json(what: str, data: bytes) -> Any:
-    """The value of compact JSON; raises `Malformed` for floats, duplicate keys, spaces and any other encoding of it."""
+def parse_json(what: str, data: bytes) -> Any:
+    """The value of JSON without floats; raises `Malformed`. Whoever takes it compares what writing it again gives."""
     try:
-        value = _decoder.decode(data.decode("utf-8"))
-        canonical = encode_json(value)
+        return _decoder.decode(data.decode("utf-8"))
     except (ValueError, RecursionError) as err:
         raise Malformed(what, expected="JSON without floats", found=excerpt(f"{err}", 120)) from err
+
+
+def decode_json(what: str, data: bytes) -> Any:
+    """The value of compact JSON; raises `Malformed` for floats, duplicate keys, spaces and any other encoding of it."""
+    value = parse_json(what, data)
+    try:
+        canonical = encode_json(value)
+    except (ValueError, RecursionError) as err:
+        raise Malformed(what, expected="JSON that is UTF-8", found=excerpt(f"{err}", 120)) from err
     if canonical != data:
         at = next((i for i, (a, b) in enumerate(zip(canonical, data, strict=False)) if a != b), len(canonical))
         raise Malformed(

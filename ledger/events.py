@@ -75,6 +75,12 @@ def tenant_of(entry: bytes) -> str:
     return found if isinstance(found, str) else ""
 
 
+def recorded_month(entry: bytes) -> str:
+    """The month, YYYY-MM, in which an event says that it was recorded; empty, or other text, when it does not."""
+    found = _attributes(entry).get("recordedtime")
+    return found[:7] if isinstance(found, str) else ""
+
+
 def command_of(entry: bytes) -> str:
     """The `causationid` of an event, empty when it has none."""
     found = _attributes(entry).get("causationid")

@@ -4,7 +4,7 @@
     node hash    SHA-256(0x01 || left || right)
     link(i+1)    SHA-256(0x02 || link(i) || leaf hash of entry i),   link(0) = 32 zero bytes
 
-The bulk forms are the hot path of the signer and of the audit: one comprehension each, no call per hash but the digest.
+The bulk forms are the hot path of the signer and of the audit: one loop each, no call per hash but the digest's.
 """
 
 from __future__ import annotations
@@ -45,9 +45,15 @@ def chain_links(link: bytes, leaves: Iterable[bytes]) -> list[bytes]:
 
 def packed_root(level: bytes) -> bytes:
     """Root over a power of two of hashes that stand one behind the other, as in a tile."""
-    digest = sha256
+    # A copy of a digest that has begun costs a sixth less than a new one.
+    begun = sha256(b"\x01").copy
     while len(level) > HASH_BYTES:
-        level = b"".join([digest(b"\x01" + pair).digest() for (pair,) in _pairs(level)])
+        nodes = []
+        for (pair,) in _pairs(level):
+            node = begun()
+            node.update(pair)
+            nodes.append(node.digest())
+        level = b"".join(nodes)
     return level
 
 

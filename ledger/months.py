@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any, Final
 
-from ledger.encoding import decode_base64, decode_json, encode_base64, encode_json, is_month
+from ledger.encoding import decode_base64, decode_json, encode_base64, encode_json, is_month, parse_json
 from ledger.errors import Malformed, MonthFailed, SignatureFailed, WrongUse, excerpt
 from ledger.hashing import FIRST_LINK, HASH_BYTES
 from ledger.index import IndexHead
@@ -26,7 +26,7 @@ from ledger.keys import SigningKey
 from ledger.note import VerifierKey
 from ledger.policy import FUTURE_SECONDS_MAX, OpenedCheckpoint, Policy
 from ledger.primitives import ED25519_SIGNATURE_BYTES, is_ed25519_signature
-from ledger.proofs import verify_consistency
+from ledger.proofs import RangeRoots, consistency_ranges, verify_consistency
 
 ROOTS: Final = "roots"
 PAYLOAD_TYPE: Final = "application/vnd.in-toto+json"
@@ -146,6 +146,14 @@ class MonthStatement:
         )
 
     @property
+    def range_roots(self) -> RangeRoots:
+        """What the consistency proof says of the closing tree: roots of ranges, for who has verified it."""
+        if not self.consistency_proof:
+            return {}
+        ranges = consistency_ranges(self.opening.tree_size, self.closing.tree_size)
+        return dict(zip(ranges, self.consistency_proof, strict=True))
+
+    @property
     def digest(self) -> str:
         return sha256(self.payload()).hexdigest()
 
@@ -160,13 +168,14 @@ def _index_head(value: Any) -> IndexHead:
 
 def parse_statement(what: str, payload: bytes) -> MonthStatement:
     """Read a statement; raises `Malformed` unless writing it again gives the same bytes."""
-    value = decode_json(what, payload)
+    value = parse_json(what, payload)
     try:
         statement = _statement(what, value)
         is_same = statement.payload() == payload
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as err:
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError) as err:
         raise Malformed(what, expected="a monthly root's statement", found=f"{type(err).__name__}: {err}") from err
     if not is_same:
+        decode_json(what, payload)  # tells where it is no compact JSON, if that is why
         raise Malformed(what, expected="a monthly root's statement", found="other keys, values or order")
     return statement
 
@@ -224,31 +233,33 @@ def pre_authentication(payload: bytes) -> bytes:
 def seal(payload: bytes, signer: SigningKey) -> bytes:
     """The payload in a DSSE envelope, as a line of JSON."""
     signature = signer.secret.sign(pre_authentication(payload))
-    envelope = {
-        "payload": encode_base64(payload),
-        "payloadType": PAYLOAD_TYPE,
-        "signatures": [{"keyid": signer.key.label, "sig": encode_base64(signature)}],
-    }
-    return encode_json(envelope) + b"\n"
+    return _envelope(encode_base64(payload), signer.key.label, encode_base64(signature))
+
+
+def _envelope(payload: str, label: str, signature: str) -> bytes:
+    rest = encode_json({"payloadType": PAYLOAD_TYPE, "signatures": [{"keyid": label, "sig": signature}]})
+    return b'{"payload":"' + payload.encode() + b'",' + rest[1:] + b"\n"  # in base64 nothing is escaped
 
 
 def unseal(what: str, data: bytes, keys: Iterable[VerifierKey]) -> tuple[bytes, str]:
     """The payload of an envelope that one of the keys signed, and its label; raises `Malformed`, `SignatureFailed`."""
     if not data.endswith(b"\n"):
         raise Malformed(what, expected="a line of JSON that ends in a newline")
-    envelope = decode_json(what, data[:-1])
-    match envelope:
+    match parse_json(what, data[:-1]):
         case {"payload": str(text), "payloadType": str(kind), "signatures": [{"keyid": str(label), "sig": str(sig)}]}:
             payload = decode_base64(f"{what}, payload", text)
             signature = decode_base64(f"{what}, signature", sig, ED25519_SIGNATURE_BYTES)
         case _:
             raise Malformed(what, expected="a DSSE envelope with one signature")
-    if kind != PAYLOAD_TYPE or list(envelope) != ["payload", "payloadType", "signatures"]:
+    if kind != PAYLOAD_TYPE:
         raise Malformed(f"{what}, payloadType", expected=PAYLOAD_TYPE, found=excerpt(kind))
     known = {key.label: key for key in keys}
-    if label not in known or list(envelope["signatures"][0]) != ["keyid", "sig"]:
+    if label not in known:
         expected = f"a signature by {' or '.join(known) or 'a certificate key, of which the policy names none'}"
         raise SignatureFailed(what, expected=expected, found=excerpt(label))
+    if _envelope(text, label, sig) != data:
+        decode_json(what, data[:-1])  # tells where it is no compact JSON, if that is why
+        raise Malformed(what, expected="a DSSE envelope with one signature", found="other keys or order")
     if not is_ed25519_signature(known[label].public, signature, pre_authentication(payload)):
         raise SignatureFailed(what, expected=f"a good signature by {label}", found="a bad one")
     return payload, label

@@ -6,7 +6,7 @@ A proof does not pin the size of the tree: size and root must come from the same
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from ledger.errors import ProofFailed
@@ -23,6 +23,9 @@ class Node(NamedTuple):
 
 
 ReadNodes = Callable[[Sequence[Node]], Sequence[bytes]]
+#: Roots over ranges of leaves `[start, end)` of one tree.
+RangeRoots = Mapping[tuple[int, int], bytes]
+_NONE_KNOWN: Final[RangeRoots] = {}
 
 
 def split_point(tree_size: int) -> int:
@@ -74,11 +77,14 @@ def consistency_ranges(old_size: int, new_size: int) -> list[tuple[int, int]]:
     return ranges[::-1]
 
 
-def _roots(ranges: Sequence[tuple[int, int]], read: ReadNodes) -> list[bytes]:
-    plan = [range_nodes(start, end) for start, end in ranges]
+def _roots(ranges: Sequence[tuple[int, int]], read: ReadNodes, known: RangeRoots = _NONE_KNOWN) -> list[bytes]:
+    plan = [[] if each in known else range_nodes(*each) for each in ranges]
     hashes = iter(read([node for nodes in plan for node in nodes]))
     roots = []
-    for nodes in plan:
+    for each, nodes in zip(ranges, plan, strict=True):
+        if each in known:
+            roots.append(known[each])
+            continue
         parts = [next(hashes) for _ in nodes]
         root = parts.pop()
         while parts:
@@ -92,11 +98,11 @@ def range_root(start: int, end: int, read: ReadNodes) -> bytes:
     return _roots([(start, end)], read)[0]
 
 
-def prove_inclusion(leaf_index: int, tree_size: int, read: ReadNodes) -> list[bytes]:
-    """The proof that a leaf is in the tree; raises `ProofFailed` when it cannot be."""
+def prove_inclusion(leaf_index: int, tree_size: int, read: ReadNodes, known: RangeRoots = _NONE_KNOWN) -> list[bytes]:
+    """The proof that a leaf is in the tree; raises `ProofFailed` when it cannot be. What is known is not read."""
     if not 0 <= leaf_index < tree_size:
         raise ProofFailed("inclusion proof", expected=f"a leaf index below {tree_size}", found=leaf_index)
-    return _roots(inclusion_ranges(leaf_index, tree_size), read)
+    return _roots(inclusion_ranges(leaf_index, tree_size), read, known)
 
 
 def prove_consistency(old_size: int, new_size: int, read: ReadNodes) -> list[bytes]:

@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 
 from ledger.errors import LogDamaged, NotYetSigned, ObjectMissing
 from ledger.files import Source, read_all
 from ledger.hashing import EMPTY_ROOT, FIRST_LINK, HASH_BYTES, packed_root
-from ledger.proofs import Node, prove_consistency, prove_inclusion, range_root
-from ledger.tiles import CHAIN, ENTRIES, LEVEL_MAX, TILE_BITS, TILE_BYTES, TILE_WIDTH, Tile, decode_bundle, tile_at
+from ledger.proofs import Node, RangeRoots, prove_consistency, prove_inclusion, range_root
+from ledger.tiles import (
+    CHAIN,
+    ENTRIES,
+    LEVEL_MAX,
+    TILE_BITS,
+    TILE_BYTES,
+    TILE_WIDTH,
+    Tile,
+    bundled_entry,
+    decode_bundle,
+    tile_at,
+)
 
 _TILES_KEPT_MAX = 64
 
 
 class LogReader:
-    """The log at one tree size. What it returns is not verified: comparing proofs and roots is the caller's part."""
+    """The log at one tree size. What it returns is not verified: comparing proofs and roots is the caller's part.
 
-    def __init__(self, source: Source, tree_size: int) -> None:
+    `bundles` are such as were read before.
+    """
+
+    def __init__(self, source: Source, tree_size: int, bundles: Mapping[Tile, bytes | None] | None = None) -> None:
         self.source = source
         self.tree_size = tree_size
         self._tiles: dict[Tile, bytes] = {}
-        self._read_ahead: dict[Tile, bytes | None] = {}
+        self._bundles = dict(bundles or {})
 
     def tile_bytes(self, tile: Tile) -> bytes:
         """The bytes of a hash tile or chain file; a missing partial is cut from the full one (tlog-tiles)."""
@@ -42,21 +56,27 @@ class LogReader:
 
     def bundle(self, number: int) -> list[bytes]:
         """The entries of one bundle as far as the tree goes."""
+        tile, data = self._bundle(number)
+        return decode_bundle(tile.path, data, tile.width)[: tile_at(ENTRIES, number, self.tree_size).width]
+
+    def _bundle(self, number: int) -> tuple[Tile, bytes]:
+        """A bundle's bytes, those of the full one where the partial one is missing, and which of the two it is."""
         tile = tile_at(ENTRIES, number, self.tree_size)
-        data = self._read_ahead.pop(tile) if tile in self._read_ahead else self.source.read(tile.path)
+        data = self._bundles[tile] if tile in self._bundles else self.source.read(tile.path)
         if data is not None:
-            return decode_bundle(tile.path, data, tile.width)
+            return tile, data
         full = self.source.read(tile.full.path) if tile.width < TILE_WIDTH else None
         if full is None:
             raise ObjectMissing(tile.path, expected=f"the file, as tree size {self.tree_size} needs it", found="none")
-        return decode_bundle(tile.full.path, full, TILE_WIDTH)[: tile.width]
+        return tile.full, full
 
     def entry(self, leaf_index: int) -> bytes:
         """One entry; raises `NotYetSigned` beyond the tree."""
         if not 0 <= leaf_index < self.tree_size:
             raise NotYetSigned(f"entry {leaf_index}", expected=f"a leaf index below the signed size {self.tree_size}")
         number, at = divmod(leaf_index, TILE_WIDTH)
-        return self.bundle(number)[at]
+        tile, data = self._bundle(number)
+        return bundled_entry(tile.path, data, at)
 
     def entries(self, start: int, end: int) -> Iterator[tuple[int, bytes]]:
         """Leaf index and bytes of the entries of `[start, end)`."""
@@ -90,7 +110,8 @@ class LogReader:
         missing = [tile for tile in tiles if tile not in self._tiles]
         found = iter(read_all(self.source, [tile.path for tile in (*missing, *bundles)]))
         self._tiles.update((tile, self._tile_bytes(tile, next(found))) for tile in missing)
-        self._read_ahead = dict(zip(bundles, found, strict=True))
+        if bundles:
+            self._bundles = dict(zip(bundles, found, strict=True))
 
     def root(self, tree_size: int | None = None) -> bytes:
         """Root over the first leaves, from the hash tiles."""
@@ -105,10 +126,11 @@ class LogReader:
         data = self.tile_bytes(tile_at(CHAIN, number, self.tree_size))
         return data[at * HASH_BYTES : (at + 1) * HASH_BYTES]
 
-    def proved_entry(self, leaf_index: int, tree_size: int) -> tuple[bytes, list[bytes]]:
+    def proved_entry(self, leaf_index: int, tree_size: int, known: RangeRoots) -> tuple[bytes, list[bytes]]:
         """One entry with its inclusion proof in the tree of a size, their files looked for together."""
         bundle = tile_at(ENTRIES, leaf_index // TILE_WIDTH, self.tree_size)
-        proof = prove_inclusion(leaf_index, tree_size, partial(self.nodes, bundles=[bundle]))
+        missing = [] if bundle in self._bundles else [bundle]
+        proof = prove_inclusion(leaf_index, tree_size, partial(self.nodes, bundles=missing), known)
         return self.entry(leaf_index), proof
 
     def inclusion_proof(self, leaf_index: int, tree_size: int | None = None) -> list[bytes]:

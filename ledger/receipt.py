@@ -19,11 +19,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-from ledger.beside import checkpoint_path, missing_stamps, read_stamps, verify_stamps
+from ledger.beside import checkpoint_path, missing_stamps, stamp_path, stamping, verify_stamps
 from ledger.checkpoint import claimed_size
 from ledger.encoding import decode_base64, encode_base64, parse_decimal
 from ledger.errors import LogDamaged, Malformed, MonthFailed, NotYetSigned, TimestampFailed, excerpt
-from ledger.events import describe
+from ledger.events import describe, recorded_month
 from ledger.files import Source, read_all, require, require_data
 from ledger.hashing import HASH_BYTES, leaf_hash
 from ledger.months import (
@@ -38,7 +38,7 @@ from ledger.months import (
 from ledger.policy import OpenedCheckpoint, Policy
 from ledger.proofs import PROOF_HASHES_MAX, verify_inclusion
 from ledger.reader import LogReader
-from ledger.tiles import CHECKPOINT
+from ledger.tiles import CHECKPOINT, ENTRIES, TILE_WIDTH, Tile
 from ledger.timestamps import TimeStamp, require_authority_name
 
 PROOF_FORMAT: Final = "c2sp.org/tlog-proof@v1"
@@ -145,57 +145,97 @@ def _parse_timestamps(what: str, value: Any) -> dict[str, bytes]:
     return {require_authority_name(name): decode_base64(f"{what}, {name}", text) for name, text in value.items()}
 
 
+class _ClosedMonth(NamedTuple):
+    """A month's certificate as it is published and as it was opened, its closing checkpoint and its time stamps."""
+
+    certificate: bytes
+    statement: MonthStatement
+    closing: OpenedCheckpoint
+    stamps: Mapping[str, bytes]
+
+    def has(self, leaf_index: int) -> bool:
+        return self.statement.opening.tree_size <= leaf_index < self.statement.closing.tree_size
+
+
 def prove_entry(source: Source, policy: Policy, leaf_index: int) -> Receipt:
     """Make the receipt of an entry from the published files, and verify it before it is handed out.
 
     All that the receipt holds is checked as whoever gets it will. What only leads there, the sizes that other
-    checkpoints claim, is taken as it stands: were one wrong, no receipt would come of it, or one without its month.
+    checkpoints claim and the month that the event names, is taken as it stands: were one wrong, no receipt would come
+    of it, or one without its month. Files are looked for in turns: what is needed whatever the month; in a closed
+    month its certificate; the tiles.
 
     Raises `NotYetSigned` when no checkpoint covers the entry, `LogDamaged` when the files do not prove it.
     """
     names = source.names(ROOTS)
     months = certified_months(names)
-    latest, *closing = read_all(source, [CHECKPOINT, *map(checkpoint_path, months[-1:])])
+    bundle = Tile(ENTRIES, max(leaf_index, 0) // TILE_WIDTH)
+    # The checkpoint comes first: a bundle that it covers was whole before.
+    latest, entries, *closing = read_all(source, [CHECKPOINT, bundle.path, *map(checkpoint_path, months[-1:])])
     latest = require_data(CHECKPOINT, latest)
     latest_size = claimed_size(CHECKPOINT, latest)
     if not 0 <= leaf_index < latest_size:
         policy.open(CHECKPOINT, latest)
         raise NotYetSigned(f"entry {leaf_index}: the last checkpoint has size {latest_size}")
-    certificate, statement, stamps = None, None, {}
-    month = _closed_month(source, months, closing, leaf_index)
-    if month is None:
-        opened = policy.open(CHECKPOINT, latest)
-    else:
-        path = certificate_path(month)
-        certificate = require(source, path)
-        statement, opened = open_month_and_closing(path, certificate, policy)
-        first, end = statement.opening.tree_size, statement.closing.tree_size
-        if not first <= leaf_index < end:
-            raise LogDamaged(path, expected=f"a month that has leaf {leaf_index}", found=f"leaves {first} to {end - 1}")
-        stamps = read_stamps(source, month, policy, names)
+    reader = LogReader(source, latest_size, {bundle: entries})
+    month = None
+    if _is_in_closed_month(months, closing, leaf_index):
+        likely = recorded_month(reader.entry(leaf_index))
+        month = _closed_month(source, policy, names, months, leaf_index, likely)
+    opened = policy.open(CHECKPOINT, latest) if month is None else month.closing
     tree_size = opened.checkpoint.tree_size
     if tree_size > latest_size:
         raise LogDamaged(CHECKPOINT, expected=f"a size of at least {tree_size}, that of a month", found=latest_size)
-    entry, hashes = LogReader(source, latest_size).proved_entry(leaf_index, tree_size)
-    receipt = Receipt(entry, TlogProof(leaf_index, tuple(hashes), opened.note), certificate, stamps)
+    # The upper part of the way to the root is in the certificate, whose consistency proof was verified.
+    entry, hashes = reader.proved_entry(leaf_index, tree_size, month.statement.range_roots if month else {})
+    proof = TlogProof(leaf_index, tuple(hashes), opened.note)
+    receipt = Receipt(entry, proof, month.certificate, month.stamps) if month else Receipt(entry, proof, None)
+    statement = month.statement if month else None
     for _ in verify_receipt("new receipt", receipt, policy, opened=opened, month=statement):
         pass
     return receipt
 
 
-def _closed_month(source: Source, months: Sequence[str], last: Sequence[bytes | None], leaf_index: int) -> str | None:
-    """The month that closed with a leaf, None while its month is open; `last` is the closing checkpoint of the last."""
+def _is_in_closed_month(months: Sequence[str], last: Sequence[bytes | None], leaf_index: int) -> bool:
+    """Whether a leaf is below the size that the closing checkpoint of the last certified month claims."""
+    if not months:
+        return False
+    path = checkpoint_path(months[-1])
+    return leaf_index < claimed_size(path, require_data(path, last[0]))
+
+
+def _closed_month(
+    source: Source, policy: Policy, names: Sequence[str], months: Sequence[str], leaf_index: int, likely: str
+) -> _ClosedMonth:
+    """The month that closed with a leaf: the likely one if its certificate says so, else looked for by halves.
+
+    An event that was recorded in the last moments of a month may be in the one after it; other entries name no month.
+    """
+    if likely in months:
+        month = _open_closed(source, policy, names, likely)
+        if month.has(leaf_index):
+            return month
 
     def closes_at(month: str) -> int:
         path = checkpoint_path(month)
         return claimed_size(path, require(source, path))
 
-    if not months:
-        return None
-    path = checkpoint_path(months[-1])
-    if leaf_index >= claimed_size(path, require_data(path, last[0])):
-        return None
-    return months[bisect_right(months, leaf_index, 0, len(months) - 1, key=closes_at)]
+    found = months[bisect_right(months, leaf_index, 0, len(months) - 1, key=closes_at)]
+    month = _open_closed(source, policy, names, found)
+    if not month.has(leaf_index):
+        first, end = month.statement.opening.tree_size, month.statement.closing.tree_size
+        expected = f"a month that has leaf {leaf_index}"
+        raise LogDamaged(certificate_path(found), expected=expected, found=f"leaves {first} to {end - 1}")
+    return month
+
+
+def _open_closed(source: Source, policy: Policy, names: Sequence[str], month: str) -> _ClosedMonth:
+    path, authorities = certificate_path(month), stamping(month, policy, names)
+    certificate, *stamps = read_all(source, [path, *(stamp_path(month, authority) for authority in authorities)])
+    certificate = require_data(path, certificate)
+    statement, closing = open_month_and_closing(path, certificate, policy)
+    found = {name: data for name, data in zip(authorities, stamps, strict=True) if data is not None}
+    return _ClosedMonth(certificate, statement, closing, found)
 
 
 def verify_proof(

@@ -139,6 +139,20 @@ def decode_bundle(what: str, data: bytes, width: int) -> list[bytes]:
     return entries
 
 
+def bundled_entry(what: str, data: bytes, at: int) -> bytes:
+    """One entry of a bundle, which is read no further than that; raises `LogDamaged` when it ends before."""
+    begin = 0
+    try:
+        for _ in range(at):
+            begin += 2 + (data[begin] << 8 | data[begin + 1])
+        end = begin + 2 + (data[begin] << 8 | data[begin + 1])
+    except IndexError:
+        end = len(data) + 1
+    if end > len(data):
+        raise LogDamaged(what, expected=f"{at + 1} entries", found=f"fewer in {len(data)} bytes")
+    return data[begin + 2 : end]
+
+
 def split_hashes(what: str, data: bytes, width: int) -> list[bytes]:
     """The hashes of a tile or chain file; raises `LogDamaged` unless there are `width` of them."""
     if len(data) != width * HASH_BYTES:

@@ -12,6 +12,7 @@ from ledger.writer import LogWriter
 
 VECTORS = Path(__file__).parent / "vectors"
 NOV_21 = 1_795_255_200_000  # 2026-11-21T10:00:00Z
+DEC_1 = 1_796_083_200_000
 DAY_MS = 86_400_000
 #: The sample events were all recorded at one time, whatever the signer's clock says (test_audit_events.py minds them).
 ANY_TIME_S = 10 * 365 * 86_400
@@ -74,6 +75,25 @@ class Installation:
     @property
     def policy_path(self):
         return self.keyring.folder / "policy"
+
+
+class Recording(Folder):
+    """Remembers which files were asked for, and how often somebody waited for some."""
+
+    def __init__(self, root):
+        super().__init__(root)
+        self.paths = []
+        self.turns = 0
+
+    def read(self, path):
+        self.paths.append(path)
+        self.turns += 1
+        return super().read(path)
+
+    def read_all(self, paths):
+        self.paths += paths
+        self.turns += 1
+        return super().read_all(paths)
 
 
 # The slow, obvious reference: RFC 6962 2.1 read aloud.

@@ -307,6 +307,55 @@ def test_another_type_of_statement_is_refused(three, old, new, message):
         three.audit()
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (b'"events":150', b'"events": 150', "compact JSON without duplicate keys, found another encoding from byte"),
+        (b'"events":150', b'"events":1,"events":150', "compact JSON without duplicate keys"),
+        (b'"events":150', b'"events":150.0', "JSON without floats"),
+        (b'"lastSize":null', b'"lastSize":1e3', "JSON without floats"),
+        (b'"lastSize":null', b'"lastSize":"\\ud800"', "UnicodeEncodeError"),
+        (b'"lastSize":null', b'"lastSize":' + b"[" * 900 + b"]" * 900, "of 2026-12|RecursionError|JSON"),
+        (b'"events":150', b'"more":1,"events":150', "a monthly root's statement, found other keys, values or order"),
+        (b'"2026-12-01T', b'"2026-12-02T', "a monthly root's statement, found other keys, values or order"),
+    ],
+)
+def test_a_signed_statement_in_another_form_is_refused_and_what_is_wrong_with_it_told(three, old, new, message):
+    payload = read(three, "2026-12").payload()
+    assert old in payload
+    write(three, "2026-12", payload.replace(old, new, 1))
+
+    with pytest.raises(LedgerError, match=message):
+        three.audit()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            b'"payloadType":',
+            b'"payloadType": ',
+            "compact JSON without duplicate keys, found another encoding from byte",
+        ),
+        (b'"payloadType":', b'"payloadType":"a","payloadType":', "compact JSON without duplicate keys"),
+        (b'{"payload":', b'{"payload":"","payload":', "compact JSON without duplicate keys"),
+        (b'"signatures":', b'"more":1,"signatures":', "a DSSE envelope with one signature, found other keys or order"),
+        (b'"keyid":', b'"more":1,"keyid":', "a DSSE envelope with one signature, found other keys or order"),
+        (b'"keyid":"', b'"keyid":"\\ud800', r"expected a signature by .*, found '\\ud800"),
+        (b'"keyid":"t', b'"keyid":"\\u0074', "compact JSON without duplicate keys"),
+        (b'"payloadType":', b'"n":1.0,"payloadType":', "JSON without floats"),
+    ],
+)
+def test_an_envelope_in_another_form_is_refused_and_what_is_wrong_with_it_told(three, old, new, message):
+    path = certificate_path("2026-12")
+    data = three.folder.read(path)
+    assert data.count(old) == 1
+    three.folder.replace(path, data.replace(old, new))
+
+    with pytest.raises(LedgerError, match=message):
+        three.audit()
+
+
 def test_a_subject_that_is_not_the_closing_root_is_refused(three):
     lie(three, "2026-12", closing_root=bytes(32))
 

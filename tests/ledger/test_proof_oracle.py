@@ -12,6 +12,8 @@ from log_samples import memory_nodes, slow_chain, slow_consistency, slow_path, s
 from ledger.errors import ProofFailed
 from ledger.hashing import chain_links, leaf_hash, leaf_hashes, node_hash, tree_root
 from ledger.proofs import (
+    consistency_ranges,
+    inclusion_ranges,
     prove_consistency,
     prove_inclusion,
     range_nodes,
@@ -76,6 +78,30 @@ def test_roots_and_proofs_of_every_size_up_to_1100_are_those_of_the_reference():
             proof = prove_consistency(old, size, read)
             assert proof == reference_consistency(old, 0, size)
             verify_consistency(old, size, reference_root(0, old), root, proof)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 64, 100, 255, 256, 257])
+def test_an_inclusion_proof_takes_what_a_consistency_proof_holds_and_reads_the_rest(size):
+    for old in range(1, size + 1):
+        ranges = consistency_ranges(old, size)
+        known = dict(zip(ranges, prove_consistency(old, size, READ), strict=True))
+        for index in {0, old - 1, old % size, size - 1}:
+            rest = [each for each in inclusion_ranges(index, size) if each not in known]
+            nodes = [node for each in rest for node in range_nodes(*each)]
+            asked = []
+
+            proof = prove_inclusion(index, size, lambda all_, asked=asked: asked.extend(all_) or READ(all_), known)
+
+            assert proof == reference_path(index, 0, size)
+            assert asked == nodes
+
+
+def test_the_way_to_the_root_that_two_proofs_share_is_not_read_again():
+    known = consistency_ranges(900, 1000)
+
+    shared = [each for each in inclusion_ranges(950, 1000) if each in known]
+
+    assert shared == [(960, 1000), (768, 896), (512, 768), (0, 512)]
 
 
 @cache

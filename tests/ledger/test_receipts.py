@@ -11,15 +11,13 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from log_samples import DAY_MS, NOV_21, Installation, event
+from log_samples import DEC_1, NOV_21, Installation, Recording, event
 
 from ledger.cli import main
 from ledger.errors import LedgerError, LogDamaged, Malformed, NotYetSigned, SignatureFailed, WrongUse
 from ledger.files import Folder
-from ledger.months import open_month
 from ledger.receipt import parse_proof, parse_receipt, prove_entry, verify_receipt
 
-DEC_1 = 1_796_083_200_000
 CLOSING, CERTIFICATE = "roots/2026-11.checkpoint", "roots/2026-11.dsse.json"
 ROOT = Path(__file__).parents[2]
 
@@ -55,41 +53,6 @@ def test_an_event_of_a_closed_month_is_proved_under_the_months_root(installed, l
     assert receipt.entry == event(leaf_index)
     assert receipt.certificate is not None
     assert "\n300\n" in receipt.proof.checkpoint.decode()
-
-
-class Recording(Folder):
-    def __init__(self, root):
-        super().__init__(root)
-        self.paths = []
-
-    def read(self, path):
-        self.paths.append(path)
-        return super().read(path)
-
-    def read_all(self, paths):
-        self.paths += paths
-        return super().read_all(paths)
-
-
-def test_a_month_is_found_by_halves_and_its_certificate_alone_is_checked(tmp_path, ed25519_alone):
-    many = Installation(tmp_path)
-    for month in range(17):
-        many.publish(3 * month, now_ms=NOV_21 + month * 33 * DAY_MS)
-    policy, closed = many.policy(), [f"roots/{name}" for name in many.folder.names("roots") if name.count(".") == 2]
-    sizes = {path: open_month(path, many.folder.read(path), policy).closing.tree_size for path in closed}
-
-    for leaf_index in range(48):
-        source = Recording(many.folder.root)
-        receipt = prove_entry(source, policy, leaf_index)
-
-        expected = next((path for path, size in sizes.items() if leaf_index < size), None)
-        assert receipt.certificate == (many.folder.read(expected) if expected else None)
-        assert [path for path in source.paths if path in sizes] == ([expected] if expected else [])
-        assert sum(path.startswith("roots/") for path in source.paths) <= 7
-    assert len(set(sizes.values())) < len(sizes), "one month is empty"
-    many.folder.replace(closed[2], many.folder.read(closed[5]))
-    with pytest.raises(LogDamaged, match=rf"{closed[2]}: expected a month that has leaf 4, found leaves 9 to 11"):
-        prove_entry(many.folder, policy, 4)
 
 
 @pytest.mark.parametrize("leaf_index", [300, 301, 449])
