@@ -154,7 +154,7 @@ async def _read(client: Client, stream: str, last_seq: int, by: str) -> float:
     answer = await api(client, f"CONSUMER.CREATE.{stream}", {"stream_name": stream, "config": config})
     counter = _Counter(client, f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{answer['name']}", last_seq)
     if by == FRAMES:
-        await subscribe_frames(client, counter.inbox, counter.on_frame)
+        await subscribe_frames(client, counter.inbox, counter.on_frames)
     else:
         await client.subscribe(counter.inbox, cb=counter.on_message)
     await counter.ask()
@@ -180,9 +180,10 @@ class _Counter:
         request = {"batch": PULL_MESSAGES, "expires": int(READ_WITHIN_S * 1e9)}
         await self._client.publish(self._subject, json.dumps(request).encode(), reply=self.inbox)
 
-    def on_frame(self, frame: Frame) -> None:
-        if frame.reply and self._take():
-            self._asking = asyncio.ensure_future(self.ask())
+    def on_frames(self, frames: list[Frame]) -> None:
+        for frame in frames:
+            if frame.reply and self._take():
+                self._asking = asyncio.ensure_future(self.ask())
 
     async def on_message(self, message: Msg) -> None:
         if message.reply and self._take():

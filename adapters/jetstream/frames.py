@@ -2,8 +2,9 @@
 
 nats-py matches two patterns for each message, builds a dict of its headers, queues it and wakes a task. Where messages
 come by the hundred thousand that costs more than everything that is done with them, so a subscription may take its
-frames here, in the order in which they came, in a plain call. Everything else goes the way of nats-py. Private names of
-nats-py that are used here, and nowhere else: `_ps`, `_process_msg`, `Subscription._id`, `client.DEFAULT_BUFFER_SIZE`.
+frames here, in the order in which they came, all that one read brought in one plain call. Everything else goes the way
+of nats-py. Private names of nats-py that are used here, and nowhere else: `_ps`, `_process_msg`, `Subscription._id`,
+`client.DEFAULT_BUFFER_SIZE`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from nats.protocol.parser import Parser
 nats_client.DEFAULT_BUFFER_SIZE = 131_072
 _HEADER_LINE: Final = b"NATS/1.0"
 _CRLF: Final = b"\r\n"
+_LF: Final = b"\n"
 _MESSAGES: Final = (b"MSG ", b"HMSG ")
 #: What is answered by itself is short; a line that grows beyond this is no protocol line (INFO names every server).
 _LINE_BYTES_MAX: Final = 1_048_576
@@ -58,7 +60,8 @@ class Frame(msgspec.Struct, gc=False):
         return found
 
 
-Taker = Callable[[Frame], None]
+#: Takes frames that came one behind the other.
+Taker = Callable[[list[Frame]], None]
 
 
 class FrameParser(Parser):
@@ -99,27 +102,54 @@ class FrameParser(Parser):
                 await super().parse(data[at : end + 2])
                 at = end + 2
                 continue
-            words = data[at:end].split()
-            start = middle = end + 2
-            try:
-                stop = start + int(words[-1])
-                if len(words[0]) == 4:
-                    middle += int(words[-2])
-                    reply = words[3] if len(words) == 6 else b""
-                else:
-                    reply = words[3] if len(words) == 5 else b""
-                sid = words[2]
-                taker = self.takers.get(sid) or int(sid)
-            except (IndexError, ValueError) as err:
-                raise ProtocolError from err
-            if len(data) < stop + 2:
-                return at, stop + 2 - at
-            if isinstance(taker, int):
-                header: Any = data[start:middle] if middle > start else None
-                await self.nc._process_msg(taker, words[1], reply, data[middle:stop], header)  # noqa: SLF001
-            else:
-                taker(Frame(words[1], reply, data[start:middle], data[middle:stop]))
-            at = stop + 2
+            words = data[at:end].split(maxsplit=3)
+            if len(words) < 4 or not words[2].isdigit():
+                raise ProtocolError
+            frames, at, missing = _frames_of(words[2], data, at)
+            if frames:
+                await self._give(words[2], frames)
+            elif not missing:
+                raise ProtocolError
+            if missing:
+                return at, missing
+
+    async def _give(self, sid: bytes, frames: list[Frame]) -> None:
+        taker = self.takers.get(sid)
+        if taker is not None:
+            taker(frames)
+            return
+        for frame in frames:
+            header: Any = frame.header or None
+            await self.nc._process_msg(int(sid), frame.raw_subject, frame.reply, frame.data, header)  # noqa: SLF001
+
+
+def _frames_of(sid: bytes, data: bytes, at: int) -> tuple[list[Frame], int, int]:
+    """The frames of one subscription that stand one behind the other, where they end, and how long the next one is.
+
+    0 unless the next one came in part. Every event comes this way: what is not needed to cut it out is not looked at.
+    """
+    frames: list[Frame] = []
+    size = len(data)
+    while (end := data.find(_LF, at)) >= 0:
+        words = data[at:end].split()
+        count = len(words)
+        if count < 4 or words[2] != sid:
+            break
+        start = middle = end + 1
+        try:
+            stop = start + int(words[-1])
+            if words[0] == b"HMSG":
+                middle += int(words[-2])
+                count -= 1
+            elif words[0] != b"MSG":
+                break
+        except ValueError:  # who reads on from here says so
+            break
+        if stop + 2 > size:
+            return frames, at, stop + 2 - at
+        frames.append(Frame(words[1], words[3] if count == 5 else b"", data[start:middle], data[middle:stop]))
+        at = stop + 2
+    return frames, at, 0
 
 
 def install(client: Client) -> None:

@@ -12,6 +12,7 @@ from nats.aio.client import Client
 
 from adapters.jetstream.connection import API_TIMEOUT_S, api, first_answer_to
 from adapters.jetstream.frames import Frame, FrameSubscription, subscribe_frames
+from adapters.jetstream.replies import delivered, pending
 from bus import subjects
 from bus.errors import StoreUnavailable, StreamReplaced, WrongStream
 
@@ -59,7 +60,7 @@ class PullReader:
         self._last_seq = after_seq
         self._consumer = ""
         self._consumer_seq = 0
-        self._reply_start = b""
+        self._reply_start = self._reply_next = b""
         self._inbox = ""
         self._subscription: FrameSubscription | None = None
         self._buffer: list[tuple[int, Frame]] = []
@@ -93,18 +94,18 @@ class PullReader:
                 continue
             heard_at = loop.time()
         taken, self._buffer = self._buffer[:count_max], self._buffer[count_max:]
-        self._pull_messages = self._wanted_at_once([frame for _, frame in taken])
+        self._pull_messages = self._wanted_at_once(taken)
         await self._ask()
         return taken
 
-    def _wanted_at_once(self, taken: list[Frame]) -> int:
+    def _wanted_at_once(self, taken: list[tuple[int, Frame]]) -> int:
         """What is pending, as far as it fits into `PULL_BYTES`: a server that stores all the time answers late.
 
         Who keeps up asks for few at once: what comes at once is taken apart before anything else is done.
         """
-        sizes = [len(frame.data) for frame in taken[:: -(-len(taken) // _SIZES_SEEN)]]
+        sizes = [len(frame.data) for _, frame in taken[:: -(-len(taken) // _SIZES_SEEN)]]
         fitting = PULL_BYTES * len(sizes) // max(sum(sizes), 1)
-        return max(PULL_MESSAGES, min(fitting, self._pull_messages_max, pending(taken[-1].reply)))
+        return max(PULL_MESSAGES, min(fitting, self._pull_messages_max, pending(taken[-1][1].reply)))
 
     @property
     def has_more(self) -> bool:
@@ -162,11 +163,11 @@ class PullReader:
         self._consumer = name
         self._reconnects = self._client.stats["reconnects"]
         self._consumer_seq = 0
-        self._reply_start = b""
+        self._reply_start = self._reply_next = b""
         self._asked = 0
         self._is_broken = False
         self._inbox = self._client.new_inbox()
-        self._subscription = await subscribe_frames(self._client, self._inbox, self._on_frame)
+        self._subscription = await subscribe_frames(self._client, self._inbox, self._on_frames)
 
     async def _ask(self) -> None:
         """Keep a request open as long as the buffer has room."""
@@ -177,6 +178,30 @@ class PullReader:
         request = {"batch": count, "expires": int(PULL_EXPIRES_S * 1e9)}
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self._consumer}"
         await self._client.publish(subject, json.dumps(request).encode(), reply=self._inbox)
+
+    def _on_frames(self, frames: list[Frame]) -> None:
+        for frame in frames[self._take_next(frames) :]:
+            self._on_frame(frame)
+        self._arrived.set()
+
+    def _take_next(self, frames: list[Frame]) -> int:
+        """Take what is one by one the next of a whole stream; returns how many, the rest is to be taken apart.
+
+        Each reply subject is compared with the one that must come, which costs less than reading its numbers.
+        """
+        if self._is_broken or not self._reply_next:
+            return 0
+        wanted, stream_seq, consumer_seq = self._reply_next, self._last_seq, self._consumer_seq
+        for frame in frames:
+            if not frame.reply.startswith(wanted % (stream_seq + 1, consumer_seq + 1)):
+                break
+            stream_seq += 1
+            consumer_seq += 1
+        count = stream_seq - self._last_seq
+        self._buffer += zip(range(self._last_seq + 1, stream_seq + 1), frames, strict=False)
+        self._asked -= count
+        self._last_seq, self._consumer_seq = stream_seq, consumer_seq
+        return count
 
     def _on_frame(self, frame: Frame) -> None:
         if not frame.reply:
@@ -193,6 +218,8 @@ class PullReader:
             if consumer != self._consumer:
                 return
             self._reply_start = frame.reply[: frame.reply.rindex(b".%d.%d." % (stream_seq, consumer_seq)) + 1]
+            if self._filter is None:
+                self._reply_next = self._reply_start.replace(b"%", b"%%") + b"%d.%d."
         self._asked -= 1
         if consumer_seq != self._consumer_seq + 1:
             self._is_broken = True
@@ -200,7 +227,6 @@ class PullReader:
             self._consumer_seq = consumer_seq
             self._last_seq = stream_seq
             self._buffer.append((stream_seq, frame))
-        self._arrived.set()
 
     def _on_status(self, frame: Frame) -> None:
         headers = frame.headers
@@ -208,29 +234,6 @@ class PullReader:
             self._asked = max(0, self._asked - int(headers.get("Nats-Pending-Messages", self._pull_messages)))
         else:
             self._is_broken = True
-        self._arrived.set()
-
-
-def delivered(reply: bytes) -> tuple[int, int, str]:
-    """Stream sequence, consumer sequence and consumer of a delivered message, from its reply subject.
-
-    `$JS.ACK.<stream>.<consumer>.<n>.<stream seq>.<consumer seq>.<time>.<pending>`, or with domain and account before
-    the stream (NATS ADR-15).
-    """
-    tokens, at = _ack_tokens(reply)
-    return int(tokens[at + 3]), int(tokens[at + 4]), tokens[at + 1].decode()
-
-
-def pending(reply: bytes) -> int:
-    """How many messages the consumer had yet to deliver after this one."""
-    tokens, at = _ack_tokens(reply)
-    return int(tokens[at + 6])
-
-
-def _ack_tokens(reply: bytes) -> tuple[list[bytes], int]:
-    """The tokens of a reply subject, and which of them is the stream."""
-    tokens = reply.split(b".")
-    return tokens, 2 if len(tokens) == 9 else 4
 
 
 async def direct_get(client: Client, stream: str, request: dict[str, Any]) -> list[tuple[int, str, bytes]]:
@@ -272,21 +275,22 @@ async def _direct_answer(
     found: list[tuple[int, str, bytes]] = []
     done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
-    def on_frame(frame: Frame) -> None:
-        headers = frame.headers
-        status = headers.get("Status")
-        if done.done():
-            return
-        if status is None:
-            found.append((int(headers["Nats-Sequence"]), headers["Nats-Subject"], frame.data))
-        elif status in {"204", "404"}:
-            done.set_result(int(headers.get("Nats-Num-Pending", "0")) if found else 0)
-        else:
-            words = headers.get("Description", "")
-            done.set_exception(StoreUnavailable(f"stream {stream} cannot be read directly: {status} {words}"))
+    def on_frames(frames: list[Frame]) -> None:
+        for frame in frames:
+            headers = frame.headers
+            status = headers.get("Status")
+            if done.done():
+                return
+            if status is None:
+                found.append((int(headers["Nats-Sequence"]), headers["Nats-Subject"], frame.data))
+            elif status in {"204", "404"}:
+                done.set_result(int(headers.get("Nats-Num-Pending", "0")) if found else 0)
+            else:
+                words = headers.get("Description", "")
+                done.set_exception(StoreUnavailable(f"stream {stream} cannot be read directly: {status} {words}"))
 
     inbox = client.new_inbox()
-    subscription = await subscribe_frames(client, inbox, on_frame)
+    subscription = await subscribe_frames(client, inbox, on_frames)
     try:
         await client.publish(f"$JS.API.DIRECT.GET.{stream}", json.dumps(request).encode(), reply=inbox)
         return found, await done

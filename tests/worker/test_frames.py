@@ -21,6 +21,7 @@ class Connection:
 
     def __init__(self):
         self.heard = []
+        self.calls = 0
 
     async def _process_msg(self, sid, subject, reply, data, headers):
         self.heard.append((sid, bytes(subject), bytes(reply), headers or b"", data))
@@ -72,8 +73,9 @@ def heard_by(make, chunks):
 def taking(connection):
     parser = FrameParser(connection)
 
-    def take(frame: Frame):
-        connection.heard.append((TAKEN, frame.raw_subject, frame.reply, frame.header, frame.data))
+    def take(frames: list[Frame]):
+        connection.calls += 1
+        connection.heard += [(TAKEN, each.raw_subject, each.reply, each.header, each.data) for each in frames]
 
     parser.takers[b"%d" % TAKEN] = take
     return parser
@@ -97,6 +99,26 @@ def test_a_large_message_that_comes_in_many_parts_is_whole_in_the_end():
     assert heard_by(taking, chunks) == [(TAKEN, b"a", b"", b"", body), "ping"]
 
 
+def test_what_one_read_brought_is_taken_in_one_call_up_to_a_message_for_somebody_else():
+    connection = Connection()
+    parts = [message(sid, b"a", b"r", b"", b"x") for sid in (TAKEN, TAKEN, TAKEN, OTHER, TAKEN, TAKEN)]
+
+    asyncio.run(taking(connection).parse(b"".join(parts)))
+
+    assert connection.calls == 2
+    assert [sid for sid, *_ in connection.heard] == [TAKEN, TAKEN, TAKEN, OTHER, TAKEN, TAKEN]
+
+
+def test_what_came_before_a_line_that_cannot_be_read_is_taken():
+    connection = Connection()
+    good = message(TAKEN, b"a", b"", b"", b"x")
+
+    with pytest.raises(ProtocolError):
+        asyncio.run(taking(connection).parse(good + b"MSG a 7 x\r\n"))
+
+    assert connection.heard == [(TAKEN, b"a", b"", b"", b"x")]
+
+
 def test_headers_are_read_as_their_sender_wrote_them_and_a_status_as_one():
     plain = Frame(b"a", b"", b"NATS/1.0\r\nTally-Reply-To: _INBOX.x.1\r\nB:  two : parts \r\n\r\n", b"")
     status = Frame(b"a", b"", STATUS, b"")
@@ -116,7 +138,9 @@ def test_a_subject_or_header_that_is_no_utf_8_is_replaced_and_stops_nobody():
     assert frame.headers == {"Tally-Reply-To": "\ufffd"}
 
 
-@pytest.mark.parametrize("line", [b"MSG a x 3\r\n", b"HMSG a 7\r\n", b"MSG\x20\r\n", b"MSG a 7 3 4 5 x\r\n"])
+@pytest.mark.parametrize(
+    "line", [b"MSG a x 3\r\n", b"MSG a 7\r\n", b"HMSG a 7\r\n", b"MSG\x20\r\n", b"MSG a 7 3 4 5 x\r\n"]
+)
 def test_a_message_line_that_cannot_be_read_ends_the_connection(line):
     with pytest.raises(ProtocolError):
         heard_by(taking, [line])

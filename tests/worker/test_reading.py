@@ -14,6 +14,19 @@ from bus.errors import WrongStream
 BIG, SMALL = 130, 20
 
 
+def delivered_frame(stream_seq, consumer_seq, *, names="S.C", pending=5, body=None):
+    reply = f"$JS.ACK.{names}.1.{stream_seq}.{consumer_seq}.1763546400000000000.{pending}"
+    return Frame(b"s.1", reply.encode(), b"", b"%d" % stream_seq if body is None else body)
+
+
+def reading_consumer(names, subject_filter):
+    """A reader whose consumer stands on the server, without one."""
+    stream, _, consumer = names.partition(".")
+    reader = PullReader(None, stream, 6, subject_filter=subject_filter)
+    reader._consumer, reader._is_broken = consumer, False
+    return reader
+
+
 def test_an_answer_that_the_server_cuts_by_size_is_read_to_its_end(settings):
     async def story():
         client = await connect(settings.nats_url, "test")
@@ -109,9 +122,38 @@ def test_what_nobody_ever_answers_is_given_up(settings):
 )
 def test_who_is_behind_asks_for_all_that_is_pending_where_messages_are_small(pending, body_bytes, wanted):
     reader = PullReader(None, "S", 0, pull_messages_max=16_000)
-    replies = [f"$JS.ACK.S.C.1.{at}.{at}.1763546400000000000.{pending}".encode() for at in (1, 2)]
+    taken = [(at, delivered_frame(at, at, pending=pending, body=b"x" * body_bytes)) for at in (1, 2)]
 
-    assert reader._wanted_at_once([Frame(b"s", reply, b"", b"x" * body_bytes) for reply in replies]) == wanted
+    assert reader._wanted_at_once(taken) == wanted
+
+
+@pytest.mark.parametrize("names", ["S.C", "S%d.C%s"])
+@pytest.mark.parametrize("subject_filter", [None, "s.*"])
+@pytest.mark.parametrize(
+    ("came", "taken"),
+    [
+        ([(7, 1), (8, 2), (9, 3), (10, 4)], [7, 8, 9, 10]),
+        (
+            [(7, 1), (8, 2), (12, 3), (13, 4), (14, 5)],
+            [7, 8, 12, 13, 14],
+        ),  # the stream lost some: whoever follows says so
+        ([(7, 1), (8, 2), (10, 4), (11, 5)], [7, 8]),
+        ([(7, 1), (8, 2), (8, 2), (9, 3)], [7, 8]),
+        ([(7, 1), (9, 3), (8, 2), (10, 4)], [7]),
+        ([(8, 2), (9, 3)], []),
+    ],
+)
+def test_messages_are_taken_up_to_one_that_was_lost_repeated_or_overtaken_on_the_way(
+    came, taken, names, subject_filter
+):
+    for cut in range(1, len(came)):
+        reader = reading_consumer(names, subject_filter)
+
+        reader._on_frames([delivered_frame(*each, names=names) for each in came[:cut]])
+        reader._on_frames([delivered_frame(*each, names=names) for each in came[cut:]])
+
+        assert [(seq, frame.data) for seq, frame in reader._buffer] == [(seq, b"%d" % seq) for seq in taken]
+        assert reader._is_broken == (len(taken) < len(came))
 
 
 @pytest.mark.parametrize(("count", "is_more"), [(1_200, False), (20_000, True)])
