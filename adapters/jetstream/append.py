@@ -51,7 +51,7 @@ class BatchPublisher:
         """
         if not self._subscribed:
             self._subscribed = True
-            await subscribe_frames(self._client, f"{self._inbox}.*", self._on_answer)
+            await subscribe_frames(self._client, f"{self._inbox}.*", self._on_answers)
         if not self._client.is_connected:
             message = "the connection to NATS is down; it comes back by itself"
             raise StoreUnavailable(message)
@@ -66,6 +66,10 @@ class BatchPublisher:
         finally:
             self._waiting.pop(batch_id, None)
         return _first_seq(body, len(messages))
+
+    def _on_answers(self, frames: list[Frame]) -> None:
+        for frame in frames:
+            self._on_answer(frame)
 
     def _on_answer(self, frame: Frame) -> None:
         waiting = self._waiting.get(frame.subject.rpartition(".")[2])
