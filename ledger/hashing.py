@@ -17,6 +17,7 @@ from typing import Final
 HASH_BYTES: Final = 32
 EMPTY_ROOT: Final = sha256(b"").digest()
 FIRST_LINK: Final = bytes(HASH_BYTES)
+_begun_node: Final = sha256(b"\x01")  # a copy of it costs a sixth less than a new digest
 _pairs: Final = Struct(f"{2 * HASH_BYTES}s").iter_unpack
 
 
@@ -45,12 +46,11 @@ def chain_links(link: bytes, leaves: Iterable[bytes]) -> list[bytes]:
 
 def packed_root(level: bytes) -> bytes:
     """Root over a power of two of hashes that stand one behind the other, as in a tile."""
-    # A copy of a digest that has begun costs a sixth less than a new one.
-    begun = sha256(b"\x01").copy
+    begun_node = _begun_node.copy
     while len(level) > HASH_BYTES:
         nodes = []
         for (pair,) in _pairs(level):
-            node = begun()
+            node = begun_node()
             node.update(pair)
             nodes.append(node.digest())
         level = b"".join(nodes)

@@ -43,7 +43,7 @@ def month_of(at_ms: int) -> str:
 def time_text(at_seconds: int) -> str:
     """A time in seconds as RFC 3339 in UTC, as the bare number where the calendar ends."""
     try:
-        return datetime.fromtimestamp(at_seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return datetime.fromtimestamp(at_seconds, UTC).isoformat().replace("+00:00", "Z")
     except (ValueError, OverflowError, OSError):
         return f"second {at_seconds}"
 

@@ -52,12 +52,23 @@ def ed25519_public(seed: bytes) -> bytes:
     return Ed25519PrivateKey.from_private_bytes(seed).public_key().public_bytes_raw()
 
 
+# A log has few keys and signs much with each: what `cryptography` makes of their bytes is kept.
+@lru_cache(maxsize=_REMEMBERED)
+def ed25519_key(public: bytes) -> Ed25519PublicKey:
+    return Ed25519PublicKey.from_public_bytes(public)
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def ml_dsa_44_key(public: bytes) -> Any:
+    return _ml_dsa_44("public", public)
+
+
 # The same checkpoint is opened several times on the way of one receipt. Whether a signature is good follows from these
 # three alone, so it is remembered; a refusal of the build to say is not.
 @lru_cache(maxsize=_REMEMBERED)
 def is_ed25519_signature(public: bytes, signature: bytes, message: bytes) -> bool:
     try:
-        Ed25519PublicKey.from_public_bytes(public).verify(signature, message)
+        ed25519_key(public).verify(signature, message)
     except (InvalidSignature, ValueError):
         return False
     return True
@@ -92,7 +103,7 @@ def ml_dsa_44_public(seed: bytes) -> bytes:
 @lru_cache(maxsize=_REMEMBERED)
 def is_ml_dsa_44_signature(public: bytes, signature: bytes, message: bytes) -> bool:
     try:
-        _ml_dsa_44("public", public).verify(signature, message)
+        ml_dsa_44_key(public).verify(signature, message)
     except (InvalidSignature, ValueError):
         return False
     return True
