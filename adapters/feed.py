@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from typing import Final
 
 import nats.errors
 from nats.aio.client import Client
 
-from adapters.jetstream.reader import PullReader, message_at
+from adapters.jetstream.frames import Frame
+from adapters.jetstream.reader import MessageReader, message_at
 from bus import subjects
 from bus.envelope import Recorded
 from bus.errors import BusError, StreamReplaced, WrongStream
@@ -33,6 +35,13 @@ RETRY_WAIT_MAX_S: Final = 10.0
 STAND_BY_S: Final = 0.5
 
 
+class RecordReader(MessageReader[Recorded]):
+    """Gives events; of a message only the body is held, so that the memory of the rest serves for the next ones."""
+
+    def _kept(self, first_seq: int, frames: Sequence[Frame]) -> list[Recorded]:
+        return [Recorded(seq, frame.data) for seq, frame in enumerate(frames, first_seq)]
+
+
 class SharedRead:
     """The newest events of one tenant in memory; `pump` fills it, `after` reads from it."""
 
@@ -42,7 +51,7 @@ class SharedRead:
         self._window: list[Recorded] = []
         self._first_seq = 1
         self._positions: dict[str, int] = {}
-        self._own: dict[str, PullReader] = {}
+        self._own: dict[str, RecordReader] = {}
         self._created: str | None = None
         self._replaced: StreamReplaced | None = None
         self._changed = asyncio.Condition()
@@ -89,9 +98,8 @@ class SharedRead:
         reader = self._reader(self._first_seq - 1)
         try:
             while True:
-                taken = await reader.take(RECORDS_AT_ONCE)
+                fresh = await reader.take(RECORDS_AT_ONCE)
                 self._created = reader.created
-                fresh = [Recorded(seq, message.data) for seq, message in taken]
                 async with self._changed:
                     if fresh[0].stream_seq != self._end_seq:
                         message = f"{self._stream} goes on at {fresh[0].stream_seq}, wanted {self._end_seq}"
@@ -134,8 +142,8 @@ class SharedRead:
         sharing = [seq + 1 for seq in self._positions.values() if seq + 1 >= self._first_seq]
         return min(sharing, default=self._end_seq)
 
-    def _reader(self, after_seq: int) -> PullReader:
-        return PullReader(
+    def _reader(self, after_seq: int) -> RecordReader:
+        return RecordReader(
             self._client, self._stream, after_seq, created=self._created, pull_messages_max=PULL_MESSAGES_MAX
         )
 
@@ -143,8 +151,7 @@ class SharedRead:
         reader = self._own.get(name)
         if reader is None:
             reader = self._own[name] = self._reader(seq)
-        taken = await reader.take(RECORDS_AT_ONCE, timeout_s=timeout_s)
-        records = [Recorded(at, message.data) for at, message in taken]
+        records = await reader.take(RECORDS_AT_ONCE, timeout_s=timeout_s)
         if records and records[0].stream_seq != seq + 1:
             message = f"{self._stream} goes on at {records[0].stream_seq}, wanted {seq + 1}"
             raise WrongStream(message)

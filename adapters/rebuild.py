@@ -16,11 +16,11 @@ import msgspec
 from nats.aio.client import Client
 
 from adapters.ending import ended
-from adapters.feed import require_on_stream
+from adapters.feed import RecordReader, require_on_stream
 from adapters.generations import Feed, Generations
 from adapters.jetstream import streams
 from adapters.jetstream.lease import lease
-from adapters.jetstream.reader import PullReader, stream_info
+from adapters.jetstream.reader import stream_info
 from bus.envelope import Recorded
 from bus.errors import WrongStream
 from bus.follower import Follower, StreamIdentity
@@ -62,7 +62,7 @@ class HistoryFeed:
         self._follower = follower
         self._progress = progress
         self._look_at: Callable[[Recorded], object] = getattr(follower, "look_at", _event_of)
-        self._reader: PullReader | None = None
+        self._reader: RecordReader | None = None
         self._read_ahead: list[Recorded] = []
         self.stream_seq = 0
 
@@ -73,7 +73,7 @@ class HistoryFeed:
         position = await self._follower.open(tenant, self._stream)
         await require_on_stream(self._client, self._stream, self._follower.name, position)
         self.stream_seq = position.stream_seq
-        self._reader = PullReader(self._client, self._stream.name, position.stream_seq, created=self._stream.created)
+        self._reader = RecordReader(self._client, self._stream.name, position.stream_seq, created=self._stream.created)
 
     async def to(self, upto_seq: int) -> None:
         """Bring the follower to a sequence of the stream, and let it commit."""
@@ -109,11 +109,10 @@ class HistoryFeed:
 
     async def _take(self, after: int) -> list[Recorded]:
         reader = self._reader
-        taken = [] if reader is None else await reader.take(BATCH_RECORDS, timeout_s=READ_PATIENCE_S)
-        if not taken or taken[0][0] != after + 1:
-            got = taken[0][0] if taken else f"nothing in {READ_PATIENCE_S:g} s"
+        records = [] if reader is None else await reader.take(BATCH_RECORDS, timeout_s=READ_PATIENCE_S)
+        if not records or records[0].stream_seq != after + 1:
+            got = records[0].stream_seq if records else f"nothing in {READ_PATIENCE_S:g} s"
             raise WrongStream(f"{self._stream.name} goes on at {got}, wanted {after + 1}: is the server up?")
-        records = [Recorded(seq, message.data) for seq, message in taken]
         for record in records:
             self._look_at(record)  # decoded here, while the store works, and not so many at once that it waits for us
         return records

@@ -123,7 +123,7 @@ def _find(settings: Settings, tenant: str, folder: Folder, wanted: str) -> int:
 
 async def _ask_stream(settings: Settings, tenant: str, wanted: str) -> int:
     from adapters.jetstream.connection import connect
-    from adapters.jetstream.reader import find_event
+    from adapters.jetstream.past import find_event
 
     client = await connect(settings.nats_url, "tally-prove", patience_s=1.0)
     try:

@@ -9,10 +9,10 @@ from typing import Any, Final
 import msgspec
 from nats.aio.client import Client
 
-from adapters.jetstream.reader import DIRECT_GET_MESSAGES, direct_get, last_message, message_at, stream_info
+from adapters.jetstream.reader import DIRECT_GET_MESSAGES, direct_get, history, last_message, message_at, stream_info
 from bus import subjects
 from bus.envelope import Recorded
-from bus.errors import StoreUnavailable, WireError
+from bus.errors import StoreUnavailable, WireError, WrongStream
 from bus.timetravel import Moment, Past, TravelRefused, is_cut, sequence_at
 from domain.catalogue import Key
 from domain.values import to_ms
@@ -111,3 +111,17 @@ class History:
             else:
                 raise StoreUnavailable(f"stream {self._stream} answers without its newest events: is a replica behind?")
         return past
+
+
+async def find_event(client: Client, tenant: str, event_id: str) -> int:
+    """The stream sequence of an event, from its id `<aggregate>.<id>.<version>`; raises `WrongStream` if unknown."""
+    aggregate, _, rest = event_id.partition(".")
+    owner, _, version = rest.partition(".")
+    if not (subjects.is_token(aggregate) and subjects.is_token(owner) and version.isdecimal()):
+        message = f"event id is {event_id[:80]!r}, wanted <aggregate>.<id>.<version>, like player.b19.12"
+        raise WrongStream(message)
+    found = await history(client, subjects.events_stream(tenant), subjects.event(tenant, aggregate, owner))
+    if not 1 <= int(version) <= len(found):
+        message = f"{aggregate}/{owner} of {tenant} has {len(found)} events, there is no {event_id}"
+        raise WrongStream(message)
+    return found[int(version) - 1][0]

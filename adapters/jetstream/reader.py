@@ -6,14 +6,13 @@ import asyncio
 import base64
 import json
 from collections.abc import Awaitable, Collection, Sequence
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
 from nats.aio.client import Client
 
 from adapters.jetstream.connection import API_TIMEOUT_S, api, first_answer_to
 from adapters.jetstream.frames import Frame, FrameSubscription, subscribe_frames
 from adapters.jetstream.replies import delivered, pending
-from bus import subjects
 from bus.errors import StoreUnavailable, StreamReplaced, WrongStream
 
 PULL_MESSAGES: Final = 2_000
@@ -32,12 +31,15 @@ DIRECT_GET_MESSAGES: Final = 1_000
 NO_MESSAGE: Final = 10037
 
 
-class PullReader:
+T = TypeVar("T")
+
+
+class MessageReader(Generic[T]):
     """The messages of a stream in order from a sequence on, without acknowledgements and without a gap.
 
     One ephemeral consumer; when it is lost (server restart, silence) or a message is missing, a new one goes on after
     the last message taken. Who is far behind asks for up to `pull_messages_max` at once where messages are small;
-    at most two and a half times as many are held.
+    at most two and a half times as many are held, of each what `_kept` makes of it.
     """
 
     def __init__(
@@ -63,14 +65,18 @@ class PullReader:
         self._reply_start = self._reply_next = b""
         self._inbox = ""
         self._subscription: FrameSubscription | None = None
-        self._buffer: list[tuple[int, Frame]] = []
+        self._buffer: list[T] = []
         self._arrived = asyncio.Event()
         self._asked = 0
         self._is_broken = True
         self._reconnects = 0
 
-    async def take(self, count_max: int, *, timeout_s: float | None = None) -> list[tuple[int, Frame]]:
-        """At least one (sequence, frame), at most so many; an empty list only when `timeout_s` passed."""
+    def _kept(self, first_seq: int, frames: Sequence[Frame]) -> list[T]:
+        """What is held of messages that follow each other until they are taken."""
+        raise NotImplementedError
+
+    async def take(self, count_max: int, *, timeout_s: float | None = None) -> list[T]:
+        """At least one, at most so many; an empty list only when `timeout_s` passed."""
         loop = asyncio.get_running_loop()
         deadline = None if timeout_s is None else loop.time() + timeout_s
         heard_at = loop.time()
@@ -94,18 +100,17 @@ class PullReader:
                 continue
             heard_at = loop.time()
         taken, self._buffer = self._buffer[:count_max], self._buffer[count_max:]
-        self._pull_messages = self._wanted_at_once(taken)
         await self._ask()
         return taken
 
-    def _wanted_at_once(self, taken: list[tuple[int, Frame]]) -> int:
+    def _wanted_at_once(self, came: Sequence[Frame]) -> int:
         """What is pending, as far as it fits into `PULL_BYTES`: a server that stores all the time answers late.
 
         Who keeps up asks for few at once: what comes at once is taken apart before anything else is done.
         """
-        sizes = [len(frame.data) for _, frame in taken[:: -(-len(taken) // _SIZES_SEEN)]]
+        sizes = [len(frame.data) for frame in came[:: -(-len(came) // _SIZES_SEEN)]]
         fitting = PULL_BYTES * len(sizes) // max(sum(sizes), 1)
-        return max(PULL_MESSAGES, min(fitting, self._pull_messages_max, pending(taken[-1][1].reply)))
+        return max(PULL_MESSAGES, min(fitting, self._pull_messages_max, pending(came[-1].reply)))
 
     @property
     def has_more(self) -> bool:
@@ -198,9 +203,12 @@ class PullReader:
             stream_seq += 1
             consumer_seq += 1
         count = stream_seq - self._last_seq
-        self._buffer += zip(range(self._last_seq + 1, stream_seq + 1), frames, strict=False)
-        self._asked -= count
-        self._last_seq, self._consumer_seq = stream_seq, consumer_seq
+        if count:
+            taken = frames[:count]
+            self._buffer += self._kept(self._last_seq + 1, taken)
+            self._asked -= count
+            self._last_seq, self._consumer_seq = stream_seq, consumer_seq
+            self._pull_messages = self._wanted_at_once(taken)
         return count
 
     def _on_frame(self, frame: Frame) -> None:
@@ -226,7 +234,7 @@ class PullReader:
         else:
             self._consumer_seq = consumer_seq
             self._last_seq = stream_seq
-            self._buffer.append((stream_seq, frame))
+            self._buffer += self._kept(stream_seq, [frame])
 
     def _on_status(self, frame: Frame) -> None:
         headers = frame.headers
@@ -234,6 +242,13 @@ class PullReader:
             self._asked = max(0, self._asked - int(headers.get("Nats-Pending-Messages", self._pull_messages)))
         else:
             self._is_broken = True
+
+
+class PullReader(MessageReader[tuple[int, Frame]]):
+    """Gives each message as it came, with its sequence."""
+
+    def _kept(self, first_seq: int, frames: Sequence[Frame]) -> list[tuple[int, Frame]]:
+        return list(enumerate(frames, first_seq))
 
 
 async def direct_get(client: Client, stream: str, request: dict[str, Any]) -> list[tuple[int, str, bytes]]:
@@ -382,17 +397,3 @@ async def stream_names(client: Client) -> Sequence[str]:
         names += page
         if not page or len(names) >= int(answer.get("total", 0)):
             return names
-
-
-async def find_event(client: Client, tenant: str, event_id: str) -> int:
-    """The stream sequence of an event, from its id `<aggregate>.<id>.<version>`; raises `WrongStream` if unknown."""
-    aggregate, _, rest = event_id.partition(".")
-    owner, _, version = rest.partition(".")
-    if not (subjects.is_token(aggregate) and subjects.is_token(owner) and version.isdecimal()):
-        message = f"event id is {event_id[:80]!r}, wanted <aggregate>.<id>.<version>, like player.b19.12"
-        raise WrongStream(message)
-    found = await history(client, subjects.events_stream(tenant), subjects.event(tenant, aggregate, owner))
-    if not 1 <= int(version) <= len(found):
-        message = f"{aggregate}/{owner} of {tenant} has {len(found)} events, there is no {event_id}"
-        raise WrongStream(message)
-    return found[int(version) - 1][0]

@@ -5,9 +5,11 @@ import json
 
 import pytest
 
+from adapters.feed import RecordReader
 from adapters.jetstream.connection import api, connect, first_answer_to
 from adapters.jetstream.frames import Frame
-from adapters.jetstream.reader import PullReader, direct_get, find_event, history, last_message, message_at
+from adapters.jetstream.past import find_event
+from adapters.jetstream.reader import PullReader, direct_get, history, last_message, message_at
 from adapters.jetstream.streams import create_tenant
 from bus.errors import WrongStream
 
@@ -19,10 +21,10 @@ def delivered_frame(stream_seq, consumer_seq, *, names="S.C", pending=5, body=No
     return Frame(b"s.1", reply.encode(), b"", b"%d" % stream_seq if body is None else body)
 
 
-def reading_consumer(names, subject_filter):
+def reading_consumer(names, subject_filter, kind=PullReader):
     """A reader whose consumer stands on the server, without one."""
     stream, _, consumer = names.partition(".")
-    reader = PullReader(None, stream, 6, subject_filter=subject_filter)
+    reader = kind(None, stream, 6, subject_filter=subject_filter)
     reader._consumer, reader._is_broken = consumer, False
     return reader
 
@@ -122,9 +124,17 @@ def test_what_nobody_ever_answers_is_given_up(settings):
 )
 def test_who_is_behind_asks_for_all_that_is_pending_where_messages_are_small(pending, body_bytes, wanted):
     reader = PullReader(None, "S", 0, pull_messages_max=16_000)
-    taken = [(at, delivered_frame(at, at, pending=pending, body=b"x" * body_bytes)) for at in (1, 2)]
+    frames = [delivered_frame(at, at, pending=pending, body=b"x" * body_bytes) for at in (1, 2)]
 
-    assert reader._wanted_at_once(taken) == wanted
+    assert reader._wanted_at_once(frames) == wanted
+
+
+def test_a_reader_of_records_holds_sequence_and_body_of_each_message():
+    reader = reading_consumer("S.C", None, RecordReader)
+
+    reader._on_frames([delivered_frame(*each) for each in [(7, 1), (8, 2), (9, 3)]])
+
+    assert [(record.stream_seq, record.body) for record in reader._buffer] == [(7, b"7"), (8, b"8"), (9, b"9")]
 
 
 @pytest.mark.parametrize("names", ["S.C", "S%d.C%s"])
