@@ -65,6 +65,9 @@ class Samples:
         first_beyond = bisect_right(self._sizes, position)
         return at - self._times[first_beyond] if first_beyond < len(self._times) else 0.0
 
+    def __len__(self) -> int:
+        return len(self._times)
+
     def lags(self) -> dict[str, Lag]:
         """The lag of each projection over all samples."""
         end = self._sizes[-1] if self._sizes else 0
@@ -117,13 +120,17 @@ class Sampler:
 
 
 async def settled(samples: Samples, *, patience_s: float, besides: str = "") -> bool:
-    """Wait until every projection, besides one perhaps, is at the stream's end; False when none moves for so long."""
+    """Wait until every projection, besides one perhaps, is at the stream's end; False when none moves for so long.
+
+    What was read before the call, or while it came, says nothing: a burst may be over between two samples.
+    """
     loop = asyncio.get_running_loop()
+    needed = len(samples) + 2
     before: dict[str, int] = {}
     moved_at = loop.time()
     while True:
         latest = {name: position for name, position in samples.latest.items() if name != besides}
-        if latest and all(position >= latest[EVENTS] for position in latest.values()):
+        if len(samples) >= needed and all(position >= latest[EVENTS] for position in latest.values()):
             return True
         if latest != before:
             before, moved_at = latest, loop.time()

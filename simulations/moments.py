@@ -8,6 +8,8 @@ from hashlib import sha256
 from typing import Final, NamedTuple
 
 EVERY_S: Final = 2.0
+#: The first ones come sooner, each after twice as long: a replay may be over within `EVERY_S`.
+FIRST_AFTER_S: Final = 0.05
 #: Later moments take the place of every second one, so that a long replay has no more than these.
 KEPT_MAX: Final = 32
 
@@ -26,10 +28,12 @@ def digest(lines: Sequence[tuple[str, int]]) -> str:
 
 async def watch(look: Callable[[], Awaitable[Moment]], moments: list[Moment], every_s: float = EVERY_S) -> None:
     """Add a moment now and then, whenever something has changed, until cancelled."""
+    wait_s = min(FIRST_AFTER_S, every_s)
     while True:
         moment = await look()
         if moment.stream_seq and (not moments or moments[-1].stream_seq != moment.stream_seq):
             moments.append(moment)
         if len(moments) > KEPT_MAX:
             del moments[::2]
-        await asyncio.sleep(every_s)
+        await asyncio.sleep(wait_s)
+        wait_s = min(2 * wait_s, every_s)

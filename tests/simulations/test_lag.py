@@ -29,15 +29,27 @@ def test_a_projection_that_never_arrives_is_not_complete():
     assert samples.lags()["log"].complete_at is None
 
 
+async def settled_while_sampled(samples, *positions):
+    waiting = asyncio.create_task(settled(samples, patience_s=0.3))
+    for at, position in enumerate(positions, 10):
+        await asyncio.sleep(0.01)
+        samples.add(at, position)
+    return await waiting
+
+
 def test_waiting_ends_when_nothing_moves_any_more():
+    behind, there = {EVENTS: 5, "log": 4}, {EVENTS: 5, "log": 5}
+
+    assert asyncio.run(settled_while_sampled(Samples(), behind, behind)) is False
+    assert asyncio.run(settled_while_sampled(Samples(), behind, there, there)) is True
+
+
+def test_what_was_read_before_does_not_count_as_settled():
     samples = Samples()
-    samples.add(1.0, {EVENTS: 5, "log": 4})
+    samples.add(1.0, {EVENTS: 5, "log": 5})
 
-    assert asyncio.run(settled(samples, patience_s=0.3)) is False
-
-    samples.add(2.0, {EVENTS: 5, "log": 5})
-
-    assert asyncio.run(settled(samples, patience_s=0.3)) is True
+    assert asyncio.run(settled_while_sampled(samples)) is False
+    assert asyncio.run(settled_while_sampled(samples, {EVENTS: 5, "log": 5}, {EVENTS: 9, "log": 5})) is False
 
 
 def test_percentiles_are_those_of_the_values():
