@@ -49,7 +49,7 @@ TENANTS_EVERY_S: Final = 1.0
 #: A thread that comes back from the disk waits so long for one that computes; Python's 5 ms are longer than a sync.
 THREADS_TURN_S: Final = 0.0005
 #: A process of projections yields to those who decide: where cores are full, outcomes come first (ADR 0002).
-PROJECTIONS_NICE: Final = 3
+PROJECTIONS_NICE: Final = 5
 AUTOGROUP: Final = Path("/proc/self/autogroup")
 AUTOGROUP_TRIES: Final = 10
 AUTOGROUP_AGAIN_S: Final = 0.11
