@@ -22,6 +22,7 @@ def test_a_receipt_is_made_from_cold_tiles_and_verified(log):
     assert measured.value > 0
     assert measured.details["verify_p99_ms"] > 0
     assert measured.details["entries"] == SIZE
+    assert measured.details["its_files_read_and_nothing_else"]["proofs"] == 3
 
 
 def test_a_log_is_audited_by_one_process_and_by_two(log):
