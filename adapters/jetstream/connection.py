@@ -78,15 +78,21 @@ async def answer_to(client: Client, waiting: Awaitable[Answer], timeout_s: float
     """
     future = asyncio.ensure_future(waiting)
     patience = _Patience(client, future, ceil(timeout_s / LOOK_EVERY_S))
+    # Python 3.11 and 3.12 count a failed task group as a request to end that is never taken back.
+    ending_before = _requests_to_end()
     try:
         return await future  # itself: what waits for a future that waits for it goes on later
     except asyncio.CancelledError as err:
-        task = asyncio.current_task()
-        if patience.is_at_its_end and not (task and task.cancelling()):
+        if patience.is_at_its_end and _requests_to_end() <= ending_before:
             raise TimeoutError from err
         raise
     finally:
         patience.end()
+
+
+def _requests_to_end() -> int:
+    task = asyncio.current_task()
+    return task.cancelling() if task else 0
 
 
 class _Patience:

@@ -139,6 +139,27 @@ def test_who_is_told_to_end_while_it_waits_for_an_answer_ends_and_takes_it_for_n
     assert asyncio.run(story()) == (True, True)
 
 
+def test_an_answer_that_does_not_come_is_no_request_to_end_after_a_group_of_tasks_has_failed():
+    """A partition ended for good, unnoticed: reads of histories had failed eleven seconds before its append did."""
+
+    class Client:
+        is_connected = True
+        stats: ClassVar = {"reconnects": 0}
+
+    async def fail():
+        await asyncio.sleep(0)
+        raise StoreUnavailable("made up")
+
+    async def story():
+        with pytest.raises(ExceptionGroup):
+            async with asyncio.TaskGroup() as group:
+                group.create_task(fail())
+        with pytest.raises(TimeoutError):
+            await answer_to(Client(), asyncio.get_running_loop().create_future(), 0.01)
+
+    asyncio.run(story())
+
+
 def test_commands_are_decided_again_when_their_stream_ends_before_what_was_decided(settings, tenant):
     many = [f"p{number}" for number in range(400)]
 
