@@ -76,18 +76,22 @@ async def answer_to(client: Client, waiting: Awaitable[Answer], timeout_s: float
     What was asked before a reconnect is never answered after it: waiting on would only delay the next attempt. Time in
     which this process itself did something else, or nothing, is not counted: the answer may be there, unread.
     """
-    future = asyncio.ensure_future(waiting)
-    patience = _Patience(client, future, ceil(timeout_s / LOOK_EVERY_S))
+    work = asyncio.ensure_future(waiting)
+    # A future is awaited itself, which takes a turn of the loop less. A task is not waited for once it is to end:
+    # nats-py has places that go on.
+    answer = work if work is waiting else asyncio.shield(work)
+    patience = _Patience(client, answer, ceil(timeout_s / LOOK_EVERY_S))
     # Python 3.11 and 3.12 count a failed task group as a request to end that is never taken back.
     ending_before = _requests_to_end()
     try:
-        return await future  # itself: what waits for a future that waits for it goes on later
+        return await answer
     except asyncio.CancelledError as err:
         if patience.is_at_its_end and _requests_to_end() <= ending_before:
             raise TimeoutError from err
         raise
     finally:
         patience.end()
+        work.cancel()
 
 
 def _requests_to_end() -> int:
@@ -107,9 +111,8 @@ class _Patience:
         self._look_later()
 
     def end(self) -> None:
-        """Look no more; the future is cancelled unless it is done."""
+        """Look no more."""
         self._watch.cancel()
-        self._future.cancel()
 
     def _look_later(self) -> None:
         self._watch = self._future.get_loop().call_later(LOOK_EVERY_S, self._look)

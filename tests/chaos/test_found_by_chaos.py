@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from contextlib import suppress
 from typing import ClassVar
 
 import pytest
@@ -158,6 +159,25 @@ def test_an_answer_that_does_not_come_is_no_request_to_end_after_a_group_of_task
             await answer_to(Client(), asyncio.get_running_loop().create_future(), 0.01)
 
     asyncio.run(story())
+
+
+def test_who_asks_does_not_wait_for_a_question_that_does_not_end_when_it_is_told_to():
+    class Client:
+        is_connected = True
+        stats: ClassVar = {"reconnects": 0}
+
+    async def stubborn(over):
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+        await over.wait()
+
+    async def story():
+        over = asyncio.Event()
+        with pytest.raises(TimeoutError):
+            await answer_to(Client(), stubborn(over), 0.01)
+        over.set()
+
+    asyncio.run(asyncio.wait_for(story(), 30))
 
 
 def test_commands_are_decided_again_when_their_stream_ends_before_what_was_decided(settings, tenant):
