@@ -291,7 +291,7 @@ async def _keep_running(partition: Partition) -> None:
     while True:
         began = time.monotonic()
         try:
-            await partition.run()
+            await _run(partition)
         except Exception as err:  # a partition that nobody runs any more would stop its players for ever
             if time.monotonic() - began > RAN_WELL_S:
                 wait_s = RESTART_WAIT_MIN_S
@@ -302,6 +302,17 @@ async def _keep_running(partition: Partition) -> None:
             wait_s = min(2 * wait_s, RESTART_WAIT_MAX_S)
         else:
             return
+
+
+async def _run(partition: Partition) -> None:
+    """Run a partition in a task of its own: should that be cancelled and not we, something in it went wrong."""
+    try:
+        await asyncio.create_task(partition.run())
+    except asyncio.CancelledError as err:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        raise BusError("it ended though nobody had told it to") from err
 
 
 async def _first_of(*events: asyncio.Event, within_s: float = BEAT_S) -> None:

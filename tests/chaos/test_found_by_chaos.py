@@ -62,6 +62,7 @@ def test_a_partition_goes_on_whatever_ended_it(monkeypatch):
                 ZeroDivisionError("made up"),
                 ExceptionGroup("made up", [OSError()]),
                 StoreUnavailable("made up"),
+                asyncio.CancelledError(),  # nobody had told it to end
             ]
 
         async def run(self):
@@ -74,6 +75,28 @@ def test_a_partition_goes_on_whatever_ended_it(monkeypatch):
     asyncio.run(worker._keep_running(partition))
 
     assert partition.failures == []
+
+
+def test_a_partition_that_is_told_to_end_ends():
+    class Partition:
+        tenant, number = "t", 1
+        has_ended = False
+
+        async def run(self):
+            try:
+                await asyncio.sleep(60)
+            finally:
+                self.has_ended = True
+
+    async def story():
+        partition = Partition()
+        running = asyncio.create_task(worker._keep_running(partition))
+        await asyncio.sleep(0.01)
+        running.cancel()
+        await asyncio.wait({running})
+        return running.cancelled(), partition.has_ended
+
+    assert asyncio.run(story()) == (True, True)
 
 
 def test_a_worker_is_seen_again_after_the_server_forgot_who_there_is(settings):
