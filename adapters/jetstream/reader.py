@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Collection, Sequence
 from typing import Any, Final, Generic, TypeVar
 
@@ -30,11 +31,10 @@ DIRECT_GET_MESSAGES: Final = 1_000
 #: "no message found"
 NO_MESSAGE: Final = 10037
 
-
 T = TypeVar("T")
 
 
-class MessageReader(Generic[T]):
+class MessageReader(ABC, Generic[T]):
     """The messages of a stream in order from a sequence on, without acknowledgements and without a gap.
 
     One ephemeral consumer; when it is lost (server restart, silence) or a message is missing, a new one goes on after
@@ -71,9 +71,9 @@ class MessageReader(Generic[T]):
         self._is_broken = True
         self._reconnects = 0
 
+    @abstractmethod
     def _kept(self, first_seq: int, frames: Sequence[Frame]) -> list[T]:
         """What is held of messages that follow each other until they are taken."""
-        raise NotImplementedError
 
     async def take(self, count_max: int, *, timeout_s: float | None = None) -> list[T]:
         """At least one, at most so many; an empty list only when `timeout_s` passed."""
