@@ -15,7 +15,8 @@ from adapters.eventsourcing_patience import ANSWER_WITHIN_S, PAUSE_MAX_S, Patien
 from adapters.eventsourcing_records import EVENTS, TRACKING, Names, Record, decode, encode, stream_config
 from adapters.jetstream.append import BatchPublisher
 from adapters.jetstream.connection import api
-from adapters.jetstream.reader import PullReader, direct_get, last_message
+from adapters.jetstream.messages import direct_get, last_message
+from adapters.jetstream.reader import PullReader
 from bus.errors import BusError, Conflict, OutcomeUnknown, StoreUnavailable, WrongStream
 from bus.ports import Message
 

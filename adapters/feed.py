@@ -15,7 +15,8 @@ import nats.errors
 from nats.aio.client import Client
 
 from adapters.jetstream.frames import Frame
-from adapters.jetstream.reader import MessageReader, message_at
+from adapters.jetstream.messages import message_at
+from adapters.jetstream.reader import MessageReader
 from bus import subjects
 from bus.envelope import Recorded
 from bus.errors import BusError, StreamReplaced, WrongStream

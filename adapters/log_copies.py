@@ -8,7 +8,8 @@ from nats.aio.client import Client
 
 from adapters.errors import TallyError
 from adapters.jetstream.connection import connect
-from adapters.jetstream.reader import PullReader, stream_info
+from adapters.jetstream.messages import stream_info
+from adapters.jetstream.reader import PullReader
 from adapters.settings import Settings
 from bus import subjects
 from ledger.copies import CopyComparison

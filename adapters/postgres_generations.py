@@ -100,7 +100,10 @@ class ReadModelGenerations:
         yield state
 
     async def switch(self, generation: str, feed: Callable[[int], Awaitable[None]]) -> None:
-        """Let a generation go live; `feed` is told how far it must come. Raises `RebuildRefused`."""
+        """Let a generation go live; `feed` is told how far it must come, and returns when that is committed.
+
+        Raises `RebuildRefused`.
+        """
         await self._finish(generation)
         for _ in range(SWITCH_TRIES):
             try:

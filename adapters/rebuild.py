@@ -20,7 +20,7 @@ from adapters.feed import RecordReader, require_on_stream
 from adapters.generations import Feed, Generations
 from adapters.jetstream import streams
 from adapters.jetstream.lease import lease
-from adapters.jetstream.reader import stream_info
+from adapters.jetstream.messages import stream_info
 from bus.envelope import Recorded
 from bus.errors import WrongStream
 from bus.follower import Follower, StreamIdentity

@@ -18,7 +18,7 @@ from adapters.errors import TallyError
 from adapters.jetstream import streams
 from adapters.jetstream.append import BatchPublisher
 from adapters.jetstream.connection import api, connect
-from adapters.jetstream.reader import stream_info, stream_names
+from adapters.jetstream.messages import stream_info, stream_names
 from adapters.log_copies import compare_stream
 from adapters.settings import Settings
 from adapters.signer import bind_log

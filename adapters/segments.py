@@ -22,7 +22,7 @@ from adapters.feed import SharedRead, keep_following, keep_pumping, require_on_s
 from adapters.files import make_directory, write_atomically
 from adapters.jetstream import streams
 from adapters.jetstream.connection import connect
-from adapters.jetstream.reader import stream_info
+from adapters.jetstream.messages import stream_info
 from adapters.segment_index import SegmentIndex
 from adapters.settings import Settings
 from bus.envelope import Recorded

@@ -13,7 +13,7 @@ from adapters.bucket_state import PublicationStatus, publication_status
 from adapters.generations import PROJECTIONS, Generations, generations
 from adapters.jetstream import streams
 from adapters.jetstream.connection import connect
-from adapters.jetstream.reader import message_at, stream_info
+from adapters.jetstream.messages import message_at, stream_info
 from adapters.root_status import RootsStatus, roots_status
 from adapters.settings import Settings
 from adapters.witness_status import describe_witnesses, evidence_of_fork

@@ -6,7 +6,7 @@ from typing import Any
 
 from adapters.jetstream import streams
 from adapters.jetstream.connection import connect
-from adapters.jetstream.reader import stream_info
+from adapters.jetstream.messages import stream_info
 from adapters.settings import Settings
 from bus import subjects
 

@@ -21,7 +21,7 @@ from adapters.ending import ended
 from adapters.jetstream.connection import connect
 from adapters.jetstream.dead_letters import REPLY_TO_HEADER
 from adapters.jetstream.frames import Frame
-from adapters.jetstream.reader import stream_info
+from adapters.jetstream.messages import stream_info
 from adapters.jetstream.timers import JetStreamTimers
 from bus import subjects
 from bus.envelope import Recorded, decode_command

@@ -15,11 +15,12 @@ from nats.nuid import NUID
 
 from adapters.jetstream import streams
 from adapters.jetstream.append import BatchPublisher
+from adapters.jetstream.commands import JetStreamCommands
 from adapters.jetstream.connection import connect
 from adapters.jetstream.dead_letters import JetStreamDeadLetters
 from adapters.jetstream.membership import BEAT_S, Membership
 from adapters.jetstream.snapshots import JetStreamSnapshots, SharedTail
-from adapters.jetstream.store import JetStreamCommands, JetStreamEventStore, JetStreamOutbox
+from adapters.jetstream.store import JetStreamEventStore, JetStreamOutbox
 from adapters.jetstream.strays import answer_strays
 from adapters.jetstream.turns import JetStreamTurns
 from bus.errors import BusError, WrongStream
@@ -266,9 +267,9 @@ class Worker:
         seq = partition.decided_seq
         purged = self._purged.setdefault(key, _Purged())
         is_at_rest, purged.looked_at_seq = seq == purged.looked_at_seq, seq
-        if seq > purged.seq and (is_at_rest or time.monotonic() - purged.at_s > PURGE_BUSY_S):
-            await JetStreamCommands(client, tenant).purge(number, seq)
-            purged.seq, purged.at_s = seq, time.monotonic()
+        if seq != purged.seq and (is_at_rest or time.monotonic() - purged.at_s > PURGE_BUSY_S):
+            purged.seq = await partition.purge() or purged.seq
+            purged.at_s = time.monotonic()
         if number == 0:
             await answer_strays(client, tenant, now_ms())
 

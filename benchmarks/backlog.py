@@ -14,7 +14,7 @@ from nats.aio.client import Client
 
 from adapters.errors import TallyError
 from adapters.jetstream.connection import connect
-from adapters.jetstream.reader import last_message, message_at, stream_info
+from adapters.jetstream.messages import last_message, message_at, stream_info
 from benchmarks.crew import Crew, clock
 from benchmarks.lab import POLL_S, TENANT, Lab, clients_of, sizes
 from bus import subjects

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from adapters.errors import TallyError
 from adapters.jetstream.connection import connect
-from adapters.jetstream.reader import stream_info
+from adapters.jetstream.messages import stream_info
 from benchmarks.bare import BATCH_MESSAGES, BareStream, Copied, read_messages
 from benchmarks.lab import NATS, POLL_S, TENANT, WORKER, Lab, clients_of, cpu_used, lab, prepare, quiet, sizes
 from benchmarks.measurement import Measurement

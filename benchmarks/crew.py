@@ -17,7 +17,7 @@ from typing import Final, Self
 from adapters.embedded_process import Child
 from adapters.jetstream.connection import connect
 from adapters.jetstream.membership import BEAT_S, STREAM
-from adapters.jetstream.reader import direct_get
+from adapters.jetstream.messages import direct_get
 from adapters.settings import SOURCES
 from adapters.worker import RUNS_AT_LEAST_S
 from benchmarks.lab import NATS, WORKER, Lab

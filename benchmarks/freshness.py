@@ -16,7 +16,8 @@ from adapters import iceberg, postgres
 from adapters.ending import ended
 from adapters.errors import TallyError
 from adapters.jetstream.connection import connect
-from adapters.jetstream.reader import PullReader, stream_info
+from adapters.jetstream.messages import stream_info
+from adapters.jetstream.reader import PullReader
 from adapters.redis_ranks import Boards
 from adapters.settings import Settings
 from benchmarks.backlog import set_up

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from adapters.jetstream.connection import connect
-from adapters.jetstream.reader import stream_info
+from adapters.jetstream.messages import stream_info
 from adapters.settings import Settings
 from adapters.supervisor import Supervisor
 from adapters.tenants import create_tenant

@@ -16,7 +16,7 @@ from adapters.commands.run import spare_the_collector
 from adapters.generations import generations
 from adapters.jetstream.connection import api, connect
 from adapters.jetstream.frames import Frame, subscribe_frames
-from adapters.jetstream.reader import stream_info
+from adapters.jetstream.messages import stream_info
 from adapters.rebuild import Rebuild
 from benchmarks.backlog import work_off
 from benchmarks.crew import SERVERS_ONLY, Crew

@@ -17,7 +17,7 @@ from bus.envelope import (
 )
 from bus.errors import BusError
 from bus.owners import Actor, Owner
-from bus.ports import InboxHead, Message
+from bus.ports import Delivery, InboxHead, Message
 from domain import catalogue
 from domain.catalogue import Decided, Key, Plan
 from domain.errors import Refused
@@ -194,19 +194,20 @@ class Batch:
             elif draft.is_foreign:
                 self._fences[key] = None
 
-    def close(self, partition: int, head: InboxHead | None, seqs: tuple[int, int], batch_id: str) -> None:
-        """Add the fences and the inbox event for command sequences `seqs[0]` to `seqs[1]`; the batch is complete."""
+    def close(self, partition: int, head: InboxHead | None, first: Delivery, last: Delivery, batch_id: str) -> None:
+        """Add the fences and the inbox event for the commands from the first to the last; the batch is complete."""
         self._fence_reads()
         version = 1 if head is None else head.version + 1
         decided = CommandsDecided(
             partition=partition,
-            first_seq=seqs[0],
-            last_seq=seqs[1],
+            first_seq=first.stream_seq,
+            last_seq=last.stream_seq,
             accepted=self._accepted,
             batch=batch_id,
             refused=tuple(self._refusals),
             parked=tuple(self._parked),
             refused_subjects=tuple(self._refused_subjects) or msgspec.UNSET,
+            last_received_ns=last.received_ns,
         )
         self._inbox = (version, decided)
         event_id, name = f"{subjects.INBOX}.{partition}.{version}", f"{subjects.INBOX}/{partition}"

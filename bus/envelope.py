@@ -72,7 +72,8 @@ class CommandsDecided(msgspec.Struct, frozen=True, kw_only=True):
 
     `refused` lists [command sequence, command id, code, message], `parked` [command sequence, command id, reason];
     `batch` is the id under which it was published. `refused_subjects` says to which aggregate each refused command was
-    addressed, `?` to none that can be; batches of before did not tell.
+    addressed, `?` to none that can be; batches of before did not tell. `last_received_ns` says when the command stream
+    took the last of the commands, in nanoseconds since 1970 by its server's clock (a 64-bit number); 0 when not told.
     """
 
     partition: int
@@ -83,6 +84,7 @@ class CommandsDecided(msgspec.Struct, frozen=True, kw_only=True):
     refused: tuple[tuple[int, str, str, str], ...] = ()
     parked: tuple[tuple[int, str, str], ...] = ()
     refused_subjects: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+    last_received_ns: int = 0
 
     def refusals(self) -> Iterator[tuple[str, str, str, str]]:
         """(addressed aggregate, command id, code, message) of each refusal; the aggregate is "" when it is not told."""

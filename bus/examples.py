@@ -14,6 +14,7 @@ from bus.batch import Accepted, Batch, ParkedAnswer, RefusedAnswer
 from bus.envelope import JSON, Recorded, decode_command
 from bus.errors import BusError
 from bus.owners import Owner
+from bus.ports import Delivery
 from domain.catalogue import COMMANDS, plan
 from domain.errors import Refused
 
@@ -21,6 +22,7 @@ TENANT: Final = "boston"
 #: The tenant of the story has one partition: every owner is in it.
 PARTITION: Final = 0
 RECORDED: Final = "2026-11-21T10:00:00.123Z"
+RECEIVED_NS: Final = 1_795_255_200_119_482_313
 ANSWERED: Final = "2026-11-21T10:00:00.131Z"
 BATCH_ID: Final = "0199aa107d3f7a52b0f35b1c7a3f9e01"
 #: The sequence of the story's first command, and of its first event.
@@ -143,7 +145,11 @@ def story() -> Story:
             batch.decide(request, target, plan(request.target, request.command))
         except Refused as refusal:
             batch.refuse(seq, request.id, target, refusal.code, refusal.message)
-    batch.close(PARTITION, None, (FIRST_SEQ, len(commands)), BATCH_ID)
+    deliveries = [
+        Delivery(seq, example.subject, example.body, None, received_ns=RECEIVED_NS)
+        for seq, example in enumerate(commands, FIRST_SEQ)
+    ]
+    batch.close(PARTITION, None, deliveries[0], deliveries[-1], BATCH_ID)
     events = [Example(message.subject, message.body) for message in batch.messages]
     return Story(commands, events, _outcomes(batch))
 

@@ -107,12 +107,16 @@ class MemoryTurns:
 
 
 class MemoryCommands:
-    """`bus.ports.CommandStream` as a list; `publish` is what a sender does."""
+    """`bus.ports.CommandStream` as a list; `publish` is what a sender does, and `forget` what a kill may do.
+
+    Each publication is received a nanosecond after the one before.
+    """
 
     def __init__(self, tenant: str, partitions: int) -> None:
         self._tenant = tenant
         self._partitions = partitions
         self._stored: list[tuple[int, Delivery]] = []
+        self._received_ns = 0
         self._arrived = asyncio.Condition()
 
     async def publish(
@@ -129,7 +133,8 @@ class MemoryCommands:
         subject = f"tally.cmd.{self._tenant}.{partition}.{aggregate}.{owner}.{name}"
         async with self._arrived:
             seq = len(self._stored) + 1
-            self._stored.append((partition, Delivery(seq, subject, body, reply_to, redrive)))
+            self._received_ns += 1
+            self._stored.append((partition, Delivery(seq, subject, body, reply_to, redrive, self._received_ns)))
             self._arrived.notify_all()
         return seq
 
@@ -137,12 +142,20 @@ class MemoryCommands:
         """Whether a partition has commands after a sequence."""
         return any(number == partition for number, _ in self._stored[after_seq:])
 
-    async def open(self, partition: int, after_seq: int) -> CommandSource:
-        """The commands of a partition that come after a sequence."""
-        return _MemorySource(self, partition, after_seq)
+    def forget(self, count: int) -> None:
+        """Lose the last so many commands, whose sequences the next ones get; who reads on must open anew."""
+        del self._stored[max(0, len(self._stored) - count) :]
 
-    async def purge(self, partition: int, up_to_seq: int) -> None:
-        """Keep everything: nobody looks at what is decided."""
+    @property
+    def last_seq(self) -> int:
+        """Where the stream ends."""
+        return len(self._stored)
+
+    async def open(self, partition: int, after_seq: int, after_ns: int) -> CommandSource:
+        """The commands of a partition that come after the last decided one; see the port."""
+        later = (item.stream_seq for at, item in self._stored if at == partition and item.received_ns > after_ns > 0)
+        again_seq = next(later, after_seq + 1)
+        return _MemorySource(self, partition, min(after_seq, self.last_seq, again_seq - 1))
 
     async def wait_for(self, partition: int, after_seq: int, count_max: int) -> list[Delivery]:
         """At least one command of a partition after a sequence."""
@@ -158,15 +171,19 @@ class _MemorySource:
     def __init__(self, commands: MemoryCommands, partition: int, after_seq: int) -> None:
         self._commands = commands
         self._partition = partition
-        self._after_seq = after_seq
+        self.after_seq = self._read_seq = after_seq
 
     async def take(self, count_max: int) -> list[Delivery]:
-        found = await self._commands.wait_for(self._partition, self._after_seq, count_max)
-        self._after_seq = found[-1].stream_seq
+        found = await self._commands.wait_for(self._partition, self._read_seq, count_max)
+        self._read_seq = found[-1].stream_seq
         return found
 
     def has_more(self) -> bool:
-        return self._commands.has_more(self._partition, self._after_seq)
+        return self._commands.has_more(self._partition, self._read_seq)
+
+    async def purge(self, up_to_seq: int) -> bool:
+        """Keep everything: nobody looks at what is decided."""
+        return up_to_seq <= self._commands.last_seq
 
     async def close(self) -> None:
         """Nothing to let go of."""

@@ -92,6 +92,12 @@ class Partition:
         self._taking: asyncio.Future[Any] | None = None
         self._contended: set[Key] = set()
         self._head: InboxHead | None = None
+        self._source: CommandSource | None = None
+
+    @property
+    def decided_ns(self) -> int:
+        """When the last decided command was received, in nanoseconds since 1970; 0 when that is not known."""
+        return 0 if self._head is None else self._head.decided.last_received_ns
 
     @property
     def _head_seq(self) -> int:
@@ -107,13 +113,15 @@ class Partition:
         while not self.is_stopping:
             if not await self._is_done(self.take_over()):
                 return
-            source = await self._commands.open(self.number, self.decided_seq)
+            source = await self._commands.open(self.number, self.decided_seq, self.decided_ns)
             try:
+                self.decided_seq, self._source = source.after_seq, source
                 await self._follow(source)
             except Overtaken:
                 log.info("partition %s.%d was written by another worker; reading it anew", self.tenant, self.number)
                 await asyncio.sleep(random.uniform(0.05, 0.3))  # noqa: S311 - jitter
             finally:
+                self._source = None
                 await source.close()
         if self._restorer.dirty <= DIRTY_AT_STOP_MAX:
             await self._restorer.snapshot(self._head_seq, self._now_ms())
@@ -123,6 +131,11 @@ class Partition:
         self.is_stopping = True
         if self._taking is not None:
             self._taking.cancel()
+
+    async def purge(self) -> int:
+        """Let the stream forget what is decided; returns up to where, 0 while it is not known where it stands."""
+        seq = self.decided_seq
+        return seq if self._source is not None and await self._source.purge(seq) else 0
 
     async def _is_done(self, work: Coroutine[Any, Any, None]) -> bool:
         """Whether the work came to its end before `stop` was called."""
@@ -313,7 +326,7 @@ class Partition:
         they write all the time would hide that they have also written what is ours.
         """
         batch_id = self._new_id()
-        batch.close(self.number, self._head, (deliveries[0].stream_seq, deliveries[-1].stream_seq), batch_id)
+        batch.close(self.number, self._head, deliveries[0], deliveries[-1], batch_id)
         try:
             first_seq = await self._store.append(batch_id, batch.messages)
         except (Conflict, OutcomeUnknown) as err:

@@ -26,6 +26,8 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
     body: bytes
     reply_to: str | None
     redrive: Redrive | None = None
+    #: When the stream took it, in nanoseconds since 1970 by the stream's clock; 0 where nobody asks.
+    received_ns: int = 0
 
 
 class Message(msgspec.Struct, gc=False):
@@ -109,13 +111,21 @@ class SnapshotStore(Protocol):
 
 
 class CommandSource(Protocol):
-    """One partition's commands in order."""
+    """One partition's commands in order, from behind `after_seq`."""
+
+    after_seq: int
 
     async def take(self, count_max: int) -> list[Delivery]:
         """At least one command, at most so many; waits until there is one."""
 
     def has_more(self) -> bool:
         """Whether `take` has something to give without waiting."""
+
+    async def purge(self, up_to_seq: int) -> bool:
+        """Remove commands up to and including a sequence: they are decided.
+
+        Returns False, and removes nothing, when sequences may have been given again meanwhile.
+        """
 
     async def close(self) -> None:
         """Let go of the source."""
@@ -124,11 +134,13 @@ class CommandSource(Protocol):
 class CommandStream(Protocol):
     """The command stream, as partitions read it."""
 
-    async def open(self, partition: int, after_seq: int) -> CommandSource:
-        """The commands of a partition that come after a sequence."""
+    async def open(self, partition: int, after_seq: int, after_ns: int) -> CommandSource:
+        """The commands of a partition that come after the last decided one: its sequence, and when it was received.
 
-    async def purge(self, partition: int, up_to_seq: int) -> None:
-        """Remove a partition's commands up to and including a sequence: they are decided."""
+        A stream that does not wait for the disk may have forgotten the last commands when its server was killed, and
+        gives their sequences again. Then it goes on at the first command that was received later, or where the stream
+        ends, which `after_seq` of the source tells. Where the moment is not known (0) only its end can be seen.
+        """
 
 
 class DeadLetters(Protocol):

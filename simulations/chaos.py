@@ -19,7 +19,7 @@ from nats.aio.client import Client
 from adapters.errors import TallyError
 from adapters.jetstream import streams
 from adapters.jetstream.connection import connect
-from adapters.jetstream.reader import history, stream_info
+from adapters.jetstream.messages import history, stream_info
 from bus import subjects
 from bus.errors import BusError
 from simulations.chaos_check import check

@@ -8,7 +8,7 @@ from hashlib import sha256
 from typing import Final, NamedTuple
 
 EVERY_S: Final = 2.0
-#: The first ones come sooner, each after twice as long: a replay may be over within `EVERY_S`.
+#: Until there is a first one, and then each after twice as long: a replay may be over within `EVERY_S`.
 FIRST_AFTER_S: Final = 0.05
 #: Later moments take the place of every second one, so that a long replay has no more than these.
 KEPT_MAX: Final = 32
@@ -36,4 +36,5 @@ async def watch(look: Callable[[], Awaitable[Moment]], moments: list[Moment], ev
         if len(moments) > KEPT_MAX:
             del moments[::2]
         await asyncio.sleep(wait_s)
-        wait_s = min(2 * wait_s, every_s)
+        if moments:
+            wait_s = min(2 * wait_s, every_s)

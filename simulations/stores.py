@@ -11,7 +11,8 @@ from typing import Any, Final, Self
 
 from adapters import iceberg, postgres
 from adapters.jetstream.connection import connect
-from adapters.jetstream.reader import PullReader, history, stream_info
+from adapters.jetstream.messages import history, stream_info
+from adapters.jetstream.reader import PullReader
 from adapters.redis_ranks import Boards
 from adapters.settings import Settings
 from bus import subjects

@@ -11,7 +11,7 @@ from nats.aio.client import Client
 
 from adapters.jetstream.append import ACK_TIMEOUT_S
 from adapters.jetstream.connection import api
-from adapters.jetstream.reader import direct_get, subjects_of
+from adapters.jetstream.messages import direct_get, subjects_of
 from bus import subjects
 from bus.errors import StoreUnavailable
 from bus.ports import Delivery
@@ -50,9 +50,9 @@ class JetStreamDeadLetters:
         self._stream = subjects.dead_stream(tenant)
 
     async def park(self, target: Key, delivery: Delivery, command_id: str, reason: str) -> None:
-        """Keep a command; the server drops the same command sequence when it comes again soon."""
+        """Keep a command; the server drops the same command when it comes again soon under the same sequence."""
         headers = {
-            "Nats-Msg-Id": str(delivery.stream_seq),
+            "Nats-Msg-Id": f"{delivery.stream_seq}.{delivery.received_ns}",
             COMMAND_ID_HEADER: command_id,
             COMMAND_SEQ_HEADER: str(delivery.stream_seq),
             COMMAND_HEADER: subjects.split_command(delivery.subject)[2],

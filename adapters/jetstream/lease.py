@@ -14,7 +14,7 @@ from nats.aio.client import Client
 from adapters.ending import AGAIN_AFTER_S, ended
 from adapters.jetstream.connection import API_TIMEOUT_S, api
 from adapters.jetstream.forgetful import create_replicated, forgetful_config
-from adapters.jetstream.reader import last_message
+from adapters.jetstream.messages import last_message
 from bus.errors import BusError, StoreUnavailable, WrongStream
 
 STREAM: Final = "TALLY_LEASES"

@@ -18,7 +18,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from adapters.jetstream.forgetful import create_replicated, forgetful_config
-from adapters.jetstream.reader import direct_get
+from adapters.jetstream.messages import direct_get
 from bus.sharing import FORMAT, Member
 
 STREAM: Final = "TALLY_WORKERS"

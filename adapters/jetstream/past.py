@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 from nats.aio.client import Client
 
-from adapters.jetstream.reader import DIRECT_GET_MESSAGES, direct_get, history, last_message, message_at, stream_info
+from adapters.jetstream.messages import DIRECT_GET_MESSAGES, direct_get, history, last_message, message_at, stream_info
 from bus import subjects
 from bus.envelope import Recorded
 from bus.errors import StoreUnavailable, WireError, WrongStream

@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 from nats.aio.client import Client
 
 from adapters.jetstream.connection import API_TIMEOUT_S
-from adapters.jetstream.reader import MULTI_LAST_MAX, direct_get, last_message, last_seqs, stream_info
+from adapters.jetstream.messages import MULTI_LAST_MAX, direct_get, last_message, last_seqs, stream_info
 from bus.errors import StoreUnavailable
 
 Found = TypeVar("Found")

@@ -19,6 +19,11 @@ def pending(reply: bytes) -> int:
     return int(tokens[at + 6])
 
 
+def received_ns(reply: bytes) -> int:
+    """When the stream took the message, in nanoseconds since 1970 by the server's clock."""
+    return int(reply.rsplit(b".", 2)[1])
+
+
 def _ack_tokens(reply: bytes) -> tuple[list[bytes], int]:
     """The tokens of a reply subject, and which of them is the stream."""
     tokens = reply.split(b".")

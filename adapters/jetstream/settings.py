@@ -10,7 +10,7 @@ import nats.errors
 from nats.aio.client import Client
 
 from adapters.jetstream.connection import API_TIMEOUT_S, api
-from adapters.jetstream.reader import stream_info
+from adapters.jetstream.messages import stream_info
 from bus import subjects
 from bus.errors import AppendRefused, Conflict, StoreUnavailable, WrongStream
 

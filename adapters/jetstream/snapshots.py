@@ -9,14 +9,8 @@ from typing import Final
 from nats.aio.client import Client
 
 from adapters.jetstream.append import BatchPublisher
-from adapters.jetstream.reader import (
-    MULTI_LAST_MAX,
-    PullReader,
-    direct_get,
-    last_message,
-    stream_info,
-    subjects_of,
-)
+from adapters.jetstream.messages import MULTI_LAST_MAX, direct_get, last_message, stream_info, subjects_of
+from adapters.jetstream.reader import PullReader
 from adapters.jetstream.replicas import abreast
 from bus import subjects
 from bus.envelope import Recorded

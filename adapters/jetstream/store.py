@@ -1,9 +1,8 @@
-"""The ports of `bus/` over JetStream: event store, command stream, outbox."""
+"""The ports of `bus/` over JetStream: event store and outbox."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final
@@ -11,24 +10,18 @@ from typing import Final
 from nats.aio.client import Client
 
 from adapters.jetstream.append import BatchPublisher, publish_all
-from adapters.jetstream.connection import api
-from adapters.jetstream.dead_letters import DISCARD_HEADER, REDRIVE_HEADER, REPLY_TO_HEADER
-from adapters.jetstream.reader import PullReader, direct_get, history, last_message, stream_info
+from adapters.jetstream.messages import direct_get, history, last_message
 from adapters.jetstream.replicas import Replicas, abreast
 from bus import subjects
 from bus.envelope import CommandsDecided, Recorded
-from bus.errors import StoreUnavailable
 from bus.joining import GroupCommit
-from bus.ports import CommandSource, Delivery, InboxHead, Message, Redrive
+from bus.ports import InboxHead, Message
 from domain.catalogue import Key, aggregates_of
 from domain.values import to_ms
-
-log = logging.getLogger(__name__)
 
 READS_AT_ONCE: Final = 64
 #: An inbox event that refuses a whole batch has 64 kB.
 INBOX_EVENTS_AT_ONCE: Final = 100
-_REPLY_ONLY: Final = f"NATS/1.0\r\n{REPLY_TO_HEADER}:".encode()
 
 
 class JetStreamEventStore:
@@ -135,74 +128,6 @@ class JetStreamEventStore:
             return found if len(found) == count_max or self._replicas.reaches(end_seq) else None
 
         return await abreast(self._stream, look)
-
-
-class JetStreamCommands:
-    """`bus.ports.CommandStream` over one tenant's command stream."""
-
-    def __init__(self, client: Client, tenant: str) -> None:
-        self._client = client
-        self._tenant = tenant
-        self._stream = subjects.commands_stream(tenant)
-
-    async def open(self, partition: int, after_seq: int) -> CommandSource:
-        """The commands of a partition that come after a sequence.
-
-        After a power cut, a stream that is not fsynced may end before what was decided. Its sequences must not be given
-        again: the reader would pass over them. What it still holds is dropped, as its senders send again. Of any other
-        stream nothing may be dropped: a new leader has not caught up yet, and does.
-        """
-        info = await stream_info(self._client, self._stream)
-        last_seq = int(info["state"]["last_seq"])
-        if last_seq < after_seq:
-            if info["config"].get("persist_mode") != "async":
-                raise StoreUnavailable(f"stream {self._stream} ends at {last_seq}, decided is up to {after_seq}")
-            log.error("stream %s ends at %d, decided is up to %d: it goes on there", self._stream, last_seq, after_seq)
-            await api(self._client, f"STREAM.PURGE.{self._stream}", {"seq": after_seq + 1})
-        wanted = subjects.partition_filter(self._tenant, partition)
-        return _Commands(PullReader(self._client, self._stream, after_seq, subject_filter=wanted))
-
-    async def purge(self, partition: int, up_to_seq: int) -> None:
-        """Remove a partition's commands up to and including a sequence."""
-        body = {"filter": subjects.partition_filter(self._tenant, partition), "seq": up_to_seq + 1}
-        await api(self._client, f"STREAM.PURGE.{self._stream}", body)
-
-
-class _Commands:
-    def __init__(self, reader: PullReader) -> None:
-        self._reader = reader
-
-    async def take(self, count_max: int) -> list[Delivery]:
-        deliveries = []
-        for seq, frame in await self._reader.take(count_max):
-            reply_to, redrive = _reply_only(frame.header), None
-            if reply_to is None and frame.header:
-                headers = frame.headers
-                reply_to, redrive = headers.get(REPLY_TO_HEADER), _redrive(headers)
-            deliveries.append(Delivery(seq, frame.subject, frame.data, reply_to, redrive))
-        return deliveries
-
-    def has_more(self) -> bool:
-        return self._reader.has_more
-
-    async def close(self) -> None:
-        await self._reader.close()
-
-
-def _reply_only(header: bytes) -> str | None:
-    """The reply subject of a header that holds nothing else, as nearly every sender writes it."""
-    if header.startswith(_REPLY_ONLY) and header.find(b"\r\n", len(_REPLY_ONLY)) == len(header) - 4:
-        return header[len(_REPLY_ONLY) : -4].decode("utf-8", "replace").strip()
-    return None
-
-
-def _redrive(headers: dict[str, str]) -> Redrive | None:
-    """An operator's word on a parked command; the partition checks that it is true."""
-    for header, is_discard in ((REDRIVE_HEADER, False), (DISCARD_HEADER, True)):
-        value = headers.get(header, "")
-        if value.isascii() and value.isdecimal():
-            return Redrive(int(value), is_discard)
-    return None
 
 
 class JetStreamOutbox:

@@ -14,7 +14,7 @@ from nats.aio.client import Client
 from adapters.jetstream.append import publish_all
 from adapters.jetstream.connection import api
 from adapters.jetstream.dead_letters import REPLY_TO_HEADER
-from adapters.jetstream.reader import NO_MESSAGE
+from adapters.jetstream.messages import NO_MESSAGE
 from bus import outcomes, subjects
 from bus.answering import reply_subject
 from bus.batch import RefusedAnswer

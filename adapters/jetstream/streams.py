@@ -8,7 +8,7 @@ import msgspec
 from nats.aio.client import Client
 
 from adapters.jetstream.connection import api
-from adapters.jetstream.reader import stream_info, stream_names
+from adapters.jetstream.messages import stream_info, stream_names
 from adapters.jetstream.settings import BOARDS, say_setting, settings_config
 from bus import subjects
 from bus.errors import WrongStream

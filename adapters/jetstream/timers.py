@@ -20,7 +20,8 @@ from nats.nuid import NUID
 
 from adapters.jetstream.append import ACK_TIMEOUT_S
 from adapters.jetstream.connection import API_TIMEOUT_S, answer_to, api
-from adapters.jetstream.reader import DIRECT_GET_MESSAGES, PullReader, direct_get, last_message
+from adapters.jetstream.messages import DIRECT_GET_MESSAGES, direct_get, last_message
+from adapters.jetstream.reader import PullReader
 from bus import subjects
 from bus.errors import AppendRefused, Conflict, StoreUnavailable
 from bus.follower import Position

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
-from adapters.jetstream.reader import stream_info
+from adapters.jetstream.messages import stream_info
 from adapters.published_log import LogStatus, log_dir_of, log_status
 from adapters.queries.endpoint import Asked, endpoint
 from bus import subjects

@@ -14,7 +14,7 @@ from typing import Any, Final
 from nats.aio.client import Client
 
 from adapters.jetstream import streams
-from adapters.jetstream.reader import DIRECT_GET_MESSAGES, direct_get, history, stream_info
+from adapters.jetstream.messages import DIRECT_GET_MESSAGES, direct_get, history, stream_info
 from adapters.queries.endpoint import Asked, endpoint
 from bus import outcomes, subjects
 from bus.answering import EVENTS_PER_COMMAND_MAX

@@ -123,7 +123,7 @@ class Town:
 
     async def _drain(self, partition: Partition) -> None:
         while True:
-            source = await self.commands.open(partition.number, partition.decided_seq)
+            source = await self.commands.open(partition.number, partition.decided_seq, partition.decided_ns)
             try:
                 deliveries = await asyncio.wait_for(source.take(999), 0.01)
             except TimeoutError:

@@ -50,7 +50,7 @@ async def decide_elsewhere(town, owner, name, data):
     """A command that another partition decides at once."""
     await town.send(name, owner, data)
     partition = town.partitions[THEIRS]
-    source = await town.commands.open(THEIRS, partition.decided_seq)
+    source = await town.commands.open(THEIRS, partition.decided_seq, partition.decided_ns)
     await partition.process(*await partition.prepare(await source.take(1)))
 
 

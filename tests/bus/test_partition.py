@@ -189,7 +189,7 @@ def test_an_overtaken_worker_has_its_whole_batch_refused_and_says_nothing():
         await town.drain()
         before = len(town.store.events), len(town.outbox.sent)
         await town.send("SpendTokens", "p", {"amount": 5_000}, "late")
-        source = await town.commands.open(stale.number, stale.decided_seq)
+        source = await town.commands.open(stale.number, stale.decided_seq, stale.decided_ns)
         deliveries = await source.take(10)
         with pytest.raises(Overtaken):
             await stale.process(*await stale.prepare(deliveries))

@@ -131,7 +131,7 @@ def test_what_was_taken_stays_as_it_is_when_a_forged_word_is_taken_back():
         forged = Redrive(7, is_discard=True)
         await town.commands.publish(aggregate, "p", "MintTokens", body, None, forged)
         partition = town.partitions[subjects.partition_of("p", PARTITIONS)]
-        source = await town.commands.open(partition.number, partition.decided_seq)
+        source = await town.commands.open(partition.number, partition.decided_seq, partition.decided_ns)
         taken = tuple(await source.take(9))
         return forged, taken, await partition.prepare(taken)
 

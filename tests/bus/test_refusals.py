@@ -193,7 +193,8 @@ def test_an_inbox_event_of_the_longest_refusals_still_fits_into_the_log():
     longest = max((task for task in tasks if hasattr(task, "code")), key=lambda task: len(task.message.encode()))
     while not batch.is_full:
         batch.refuse(10**15, longest.command_id, longest.subject, longest.code, longest.message)
-    batch.close(7, None, (10**15, 10**15), "b" * 22)
+    last = Delivery(10**15, "", b"", None, received_ns=2**63 - 1)
+    batch.close(7, None, last, last, "b" * 22)
 
     assert len(batch.head(1).decided.refused) == REFUSALS_MAX
     assert 50_000 < len(batch.messages[-1].body) <= BODY_BYTES_MAX

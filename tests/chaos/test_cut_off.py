@@ -11,7 +11,7 @@ import pytest
 
 from adapters.jetstream.append import BatchPublisher
 from adapters.jetstream.connection import connect
-from adapters.jetstream.reader import direct_get, stream_info
+from adapters.jetstream.messages import direct_get, stream_info
 from adapters.jetstream.snapshots import JetStreamSnapshots
 from adapters.jetstream.store import JetStreamEventStore
 from bus.errors import OutcomeUnknown, StoreUnavailable

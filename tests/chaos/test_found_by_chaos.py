@@ -10,9 +10,10 @@ import pytest
 
 from adapters import worker
 from adapters.jetstream import store, streams
+from adapters.jetstream.commands import JetStreamCommands
 from adapters.jetstream.connection import answer_to, api, connect
 from adapters.jetstream.membership import STREAM, Membership
-from adapters.jetstream.reader import stream_info
+from adapters.jetstream.messages import stream_info
 from bus.errors import StoreUnavailable
 from bus.sharing import Member
 from tests.bus.harness import body_of, said, town_with
@@ -255,7 +256,7 @@ def test_of_a_durable_stream_that_ends_too_early_nothing_is_dropped(settings, te
             await streams.create_tenant(client, tenant, intake="durable")
             await client.jetstream().publish(f"tally.cmd.{tenant}.player.p.RegisterPlayer", b"{}")
             with pytest.raises(StoreUnavailable, match="ends at 1, decided is up to 7"):
-                await store.JetStreamCommands(client, tenant).open(0, 7)
+                await JetStreamCommands(client, tenant).open(0, 7, 0)
             return (await stream_info(client, f"COMMANDS_{tenant}"))["state"]["messages"]
         finally:
             await client.close()

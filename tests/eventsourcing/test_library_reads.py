@@ -12,7 +12,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from adapters import eventsourcing_log
-from adapters.jetstream import reader
+from adapters.jetstream import messages
 from bus.ports import Message
 from tests.eventsourcing.recorders import InBackground, Workshop, events, stored
 
@@ -51,7 +51,7 @@ def test_a_replica_that_lags_does_not_hide_what_was_written(recorder, monkeypatc
     lags = [1, 2, 0]
 
     async def lagging(*args):
-        found = await reader.direct_get(*args)
+        found = await messages.direct_get(*args)
         behind = lags.pop(0) if lags else 0
         return found[: max(0, len(found) - behind)]
 

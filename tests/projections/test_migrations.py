@@ -139,6 +139,7 @@ def test_a_generation_that_goes_live_has_every_key_index_policy_and_right_of_the
 
         async def feed(upto_seq):
             await follower.apply(story.batch(1, upto_seq))
+            await follower.idle()
 
         await store.switch(NEXT, feed)
         await follower.close()

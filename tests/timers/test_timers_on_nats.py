@@ -9,7 +9,7 @@ from timer_stories import Installation, eventually, now_ms
 from adapters.embedded_servers import NatsServer
 from adapters.jetstream import streams
 from adapters.jetstream.connection import api, connect
-from adapters.jetstream.reader import stream_info
+from adapters.jetstream.messages import stream_info
 from adapters.jetstream.timers import JetStreamTimers
 from adapters.settings import Settings
 from bus import subjects

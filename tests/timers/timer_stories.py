@@ -9,7 +9,7 @@ import uuid
 from adapters.feed import SharedRead, keep_following, keep_pumping
 from adapters.jetstream import streams
 from adapters.jetstream.connection import connect
-from adapters.jetstream.reader import direct_get
+from adapters.jetstream.messages import direct_get
 from adapters.timers import TimersFollower
 from adapters.worker import Worker
 from bus import subjects

@@ -10,7 +10,7 @@ import pytest
 from nats.errors import NoRespondersError
 from test_worker_on_nats import code_of, events_of, running
 
-from adapters.jetstream.reader import stream_info
+from adapters.jetstream.messages import stream_info
 
 
 async def until_empty(service):

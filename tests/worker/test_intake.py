@@ -9,7 +9,7 @@ from test_worker_on_nats import Service, code_of, events_of
 from adapters.embedded_servers import NatsServer
 from adapters.jetstream import streams
 from adapters.jetstream.connection import connect
-from adapters.jetstream.reader import stream_info
+from adapters.jetstream.messages import stream_info
 from adapters.worker import Worker
 from bus import subjects
 

@@ -8,7 +8,7 @@ from test_worker_on_nats import running
 from adapters.jetstream import membership
 from adapters.jetstream.connection import connect
 from adapters.jetstream.membership import STREAM, Membership
-from adapters.jetstream.reader import direct_get
+from adapters.jetstream.messages import direct_get
 from bus.sharing import Member
 
 

@@ -9,9 +9,10 @@ from collections.abc import AsyncIterator
 import pytest
 
 from adapters.jetstream.append import BatchPublisher
+from adapters.jetstream.commands import JetStreamCommands
 from adapters.jetstream.connection import connect
 from adapters.jetstream.snapshots import JetStreamSnapshots, SharedTail
-from adapters.jetstream.store import JetStreamCommands, JetStreamEventStore
+from adapters.jetstream.store import JetStreamEventStore
 from adapters.jetstream.streams import create_tenant
 from bus import subjects
 from bus.envelope import CommandsDecided, EventEnvelope, encode_data, encode_event
@@ -246,7 +247,7 @@ def test_commands_come_in_order_from_where_one_left_off_and_only_those_of_the_pa
         async with ports() as (_, commands, publish):
             for owner in owners:
                 await publish("player", owner, "RegisterPlayer", json.dumps({"id": owner}).encode(), "_INBOX.x")
-            source = await commands.open(mine, 0)
+            source = await commands.open(mine, 0, 0)
             taken = []
             expected = [owner for owner in owners if subjects.partition_of(owner, PARTITIONS) == mine]
             more = []
@@ -254,7 +255,7 @@ def test_commands_come_in_order_from_where_one_left_off_and_only_those_of_the_pa
                 taken += await source.take(3)
                 more.append(source.has_more())
             await source.close()
-            again = await commands.open(mine, taken[1].stream_seq)
+            again = await commands.open(mine, taken[1].stream_seq, taken[1].received_ns)
             rest = await again.take(1)
             await again.close()
             return expected, taken, rest, more

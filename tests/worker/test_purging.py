@@ -6,7 +6,7 @@ from test_worker_on_nats import Service
 
 from adapters.jetstream import streams
 from adapters.jetstream.connection import api, connect
-from adapters.jetstream.reader import stream_info
+from adapters.jetstream.messages import stream_info
 from adapters.worker import Worker
 from bus import subjects
 

@@ -8,8 +8,9 @@ import pytest
 from adapters.feed import RecordReader
 from adapters.jetstream.connection import api, connect, first_answer_to
 from adapters.jetstream.frames import Frame
+from adapters.jetstream.messages import direct_get, history, last_message, message_at
 from adapters.jetstream.past import find_event
-from adapters.jetstream.reader import PullReader, direct_get, history, last_message, message_at
+from adapters.jetstream.reader import PullReader
 from adapters.jetstream.streams import create_tenant
 from bus.errors import WrongStream
 

@@ -16,7 +16,7 @@ from adapters import cli, restore
 from adapters.jetstream import streams
 from adapters.jetstream.append import BatchPublisher
 from adapters.jetstream.connection import api, connect
-from adapters.jetstream.reader import message_at, stream_info
+from adapters.jetstream.messages import message_at, stream_info
 from adapters.settings import SOURCES
 from adapters.signer import Signer
 from bus import subjects

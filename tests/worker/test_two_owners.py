@@ -6,10 +6,11 @@ from test_worker_on_nats import Service, code_of, events_of
 
 from adapters.jetstream import streams
 from adapters.jetstream.append import BatchPublisher
+from adapters.jetstream.commands import JetStreamCommands
 from adapters.jetstream.connection import connect
 from adapters.jetstream.dead_letters import JetStreamDeadLetters
 from adapters.jetstream.snapshots import JetStreamSnapshots, SharedTail
-from adapters.jetstream.store import JetStreamCommands, JetStreamEventStore, JetStreamOutbox
+from adapters.jetstream.store import JetStreamEventStore, JetStreamOutbox
 from adapters.worker import now_ms
 from bus.memory import MemoryTurns
 from bus.neighbours import Neighbours
@@ -51,7 +52,7 @@ def a_partition(client, tenant, outbox):
 
 async def decide_all(client, tenant, partition):
     """Take what is undecided and decide it, as `run` would; returns how many."""
-    source = await JetStreamCommands(client, tenant).open(0, partition.decided_seq)
+    source = await JetStreamCommands(client, tenant).open(0, partition.decided_seq, partition.decided_ns)
     try:
         deliveries, tasks = await partition.prepare(await source.take(999))
         count = 0
@@ -120,7 +121,7 @@ def test_the_stale_one_that_refuses_everything_is_refused_as_a_whole_too(setting
             await stale.take_over()
             await fresh.take_over()
             await service.publish("SpendTokens", "p", service.command("SpendTokens", "p", {"amount": 1}, "s"))
-            source = await JetStreamCommands(client, tenant).open(0, 0)
+            source = await JetStreamCommands(client, tenant).open(0, 0, 0)
             deliveries, tasks = await stale.prepare(await source.take(1))
             await source.close()
             await decide_all(client, tenant, fresh)

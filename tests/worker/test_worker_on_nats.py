@@ -334,7 +334,7 @@ def test_an_operator_redrives_what_was_parked_and_its_sender_hears_of_it(setting
 
 
 async def events_of(service) -> list[dict]:
-    from adapters.jetstream.reader import history
+    from adapters.jetstream.messages import history
 
     found = await history(service.client, subjects.events_stream(service.tenant), subjects.all_events(service.tenant))
     return [json.loads(body) for _, _, body in found]
