@@ -181,7 +181,7 @@ class Partition:
             while not (await asyncio.wait({taking}, timeout=IDLE_S))[0]:
                 looks += 1
                 if _is_at_rest(began_s, used_s) or looks % IDLE_LOOKS_MAX == 0:
-                    await self.snapshot()
+                    await self.snapshot(lambda: not taking.done())
                 began_s, used_s = time.monotonic(), time.process_time()
             found: list[Delivery] = await taking
         except asyncio.CancelledError:
@@ -263,9 +263,12 @@ class Partition:
             return None
         return (batch, count) if count else None
 
-    async def snapshot(self) -> None:
-        """Write what a successor would otherwise have to read from the tail; who need not stay in memory may go."""
-        await self._restorer.snapshot(self._head_seq, self._now_ms())
+    async def snapshot(self, is_wanted: Callable[[], bool] | None = None) -> None:
+        """Write what a successor would otherwise have to read from the tail; who need not stay in memory may go.
+
+        With `is_wanted`, only as long as it says so.
+        """
+        await self._restorer.snapshot(self._head_seq, self._now_ms(), is_wanted)
         if self._restorer.is_fenced_off(self._now_ms()):
             raise Overtaken  # or an answer was lost: without snapshots nobody would ever leave memory again
         self._live.passivate(self._restorer.may_go)

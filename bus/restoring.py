@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping
-from itertools import chain
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from itertools import chain, islice
 from typing import Final
 
 from bus import snapshots
@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 
 #: Snapshots in one transaction; the watermark is one more.
 SNAPSHOTS_AT_ONCE: Final = 900
+#: Of a partition at rest, for whose snapshots a command that comes just then must not wait.
+SNAPSHOTS_AT_REST: Final = 100
 #: While commands keep coming, snapshots wait until the stream has gone on by so many events.
 BEHIND_MAX: Final = 500_000
 #: At every tenth look without anything to write, the watermark follows a stream that went on by so many events.
@@ -192,18 +194,19 @@ class Restorer:
         """Whether no snapshot could be written for long: somebody has the fence, or an answer of ours was lost."""
         return self._failing_since_ms is not None and now_ms - self._failing_since_ms > FENCED_OFF_AFTER_MS
 
-    async def snapshot(self, head_seq: int, now_ms: int) -> None:
-        """Write every owner that has gone on since the last time; the batch that ends at `head_seq` is the last."""
+    async def snapshot(self, head_seq: int, now_ms: int, is_wanted: Callable[[], bool] | None = None) -> None:
+        """Write every owner that has gone on since the last time; the batch that ends at `head_seq` is the last.
+
+        With `is_wanted`, a few at a time and only as long as it says so: the rest is written the next time.
+        """
         if self._tail:
             await self.load(list(self._tail)[:TAIL_AT_ONCE])
-        dirty = self._dirty
         try:
-            if dirty or head_seq > self._complete_to:
-                await self._write_dirty(head_seq)
+            if self._dirty or head_seq > self._complete_to:
+                await self._write_dirty(head_seq, is_wanted)
             else:
                 await self._keep_up(head_seq)
         except (AppendRefused, OutcomeUnknown, StoreUnavailable) as err:
-            self._dirty = {**dirty, **self._dirty}
             if self._failing_since_ms is None:  # an overtaken worker would say it every second until it is told to stop
                 log.warning("snapshots of partition %d were not written: %s", self._partition, err)
                 self._failing_since_ms = now_ms
@@ -223,24 +226,36 @@ class Restorer:
             self._complete_to = last_seq
             await self._write([], self.refusals.slots)
 
-    async def _write_dirty(self, head_seq: int) -> None:
+    async def _write_dirty(self, head_seq: int, is_wanted: Callable[[], bool] | None = None) -> None:
         """Write who has gone on, and what was refused; with no tail left, both are complete up to `head_seq`."""
-        dirty, self._dirty = self._dirty, {}
         self._dirty_since_ms = None
         refused = self.refusals.unkept()
-        every = [(f"{REFUSED}{unkept.slot}", unkept.body) for unkept in refused]
-        every += [(owner_id, snapshots.encode(owner)) for owner_id, owner in dirty.items()]
         slots = self.refusals.slots
-        for start in range(0, len(every), SNAPSHOTS_AT_ONCE):
-            await self._write(every[start : start + SNAPSHOTS_AT_ONCE], slots)
+        bodies = [(f"{REFUSED}{unkept.slot}", unkept.body) for unkept in refused]
+        for start in range(0, len(bodies), SNAPSHOTS_AT_ONCE):
+            await self._write(bodies[start : start + SNAPSHOTS_AT_ONCE], slots)
         for unkept in refused:
             unkept.is_kept()
-        for owner_id in dirty:
-            self._kept.add(owner_id)
-        self._by_history -= dirty.keys()
+        at_once = SNAPSHOTS_AT_ONCE if is_wanted is None else SNAPSHOTS_AT_REST
+        while self._dirty:
+            if is_wanted is not None and not is_wanted():
+                return
+            await self._write_some(list(islice(self._dirty, at_once)), slots)
         if not self._tail:
             self._complete_to = max(self._complete_to, head_seq)
             await self._write([], slots)
+
+    async def _write_some(self, owner_ids: Sequence[str], slots: Collection[int] | None) -> None:
+        """Write what these owners have become; who goes on meanwhile is written again."""
+        going = {owner_id: self._dirty.pop(owner_id) for owner_id in owner_ids}
+        try:
+            await self._write([(owner_id, snapshots.encode(owner)) for owner_id, owner in going.items()], slots)
+        except BaseException:
+            self._dirty = {**going, **self._dirty}
+            raise
+        for owner_id in going:
+            self._kept.add(owner_id)
+        self._by_history.difference_update(going)
 
     async def _write(self, bodies: list[tuple[str, bytes]], slots: Collection[int] | None) -> None:
         watermark = snapshots.Watermark(
