@@ -78,32 +78,22 @@ class BatchPublisher:
 
 
 async def publish_all(client: Client, messages: Sequence[tuple[str, bytes]]) -> None:
-    """Publish (subject, body) pairs in one write; the subjects must have been checked.
-
-    Together with what others publish in this turn of the loop: partitions whose batches were stored as one answer at
-    the same moment, and each write costs both ends more than a few outcomes do.
-    """
+    """Publish (subject, body) pairs in one write; the subjects must have been checked."""
     out: list[bytes] = []
     for subject, body in messages:
         out += (f"PUB {subject} {len(body)}\r\n".encode(), body, b"\r\n")
-    await client._send_command(b"".join(out))  # noqa: SLF001
-    asyncio.get_running_loop().call_soon(_flush, client)
+    await _write(client, b"".join(out))
 
 
 async def _write(client: Client, data: bytes) -> None:
     """Hand bytes to the socket at once, behind what the connection still holds.
 
     nats-py would leave that to a task of its own, which comes after everything that is ready to run: the server would
-    wait while other partitions decide.
+    wait while other partitions decide. A connection that is down keeps the bytes until it is up again.
     """
     await client._send_command(data)  # noqa: SLF001
-    _flush(client)
-
-
-def _flush(client: Client) -> None:
-    """Hand to the socket what the connection holds; one that is down keeps it until it is up again."""
     transport, waiting = client._transport, client._pending  # noqa: SLF001
-    if transport is None or not waiting or not client.is_connected:
+    if transport is None or not client.is_connected:
         return
     client._pending, client._pending_data_size = [], 0  # noqa: SLF001
     transport.writelines(waiting)

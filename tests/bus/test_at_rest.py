@@ -7,6 +7,7 @@ import pytest
 from harness import PARTITIONS, town_with
 
 from bus import partition as partitions
+from bus import restoring
 from bus.subjects import partition_of
 
 IDLE_S = 0.1
@@ -64,3 +65,42 @@ def test_who_waits_long_enough_is_written_however_busy_the_process_is(monkeypatc
     then = asyncio.run(with_a_waiting_partition(lambda: for_so_long(8 * IDLE_S, burst_s=0.02, pause_s=0.001)))
 
     assert then
+
+
+def test_a_command_that_comes_while_snapshots_are_written_does_not_wait_for_all_of_them(monkeypatch):
+    monkeypatch.setattr(restoring, "SNAPSHOTS_AT_REST", 1)
+    number = partition_of("p1", PARTITIONS)
+    players = [name for at in range(200) if partition_of(name := f"p{at}", PARTITIONS) == number][:20]
+
+    async def story():
+        town = await town_with(*players)
+        write, send, kept_when_answered = town.snapshots.write, town.outbox.send, []
+
+        async def write_and_send(partition, bodies, watermark, fence_seq):
+            found = await write(partition, bodies, watermark, fence_seq)
+            if len(town.snapshots.bodies) == 3:
+                await town.send("MintTokens", players[0], {"amount": 1}, "late")
+            await asyncio.sleep(0.01)
+            return found
+
+        async def note_and_send(outcomes):
+            kept_when_answered.append(len(town.snapshots.bodies))
+            await send(outcomes)
+
+        mine = town.partitions[number]
+        running = asyncio.create_task(mine.run())
+        await asyncio.sleep(0)
+        town.snapshots.write, town.outbox.send = write_and_send, note_and_send
+        async with asyncio.timeout(20):
+            while len(town.snapshots.bodies) < len(players):  # noqa: ASYNC110 - a dict says nothing
+                await asyncio.sleep(0.01)
+        mine.stop()
+        await running
+        return kept_when_answered, town.outcome("late")[0], set(town.snapshots.bodies)
+
+    kept_when_answered, outcome, kept = asyncio.run(story())
+
+    assert outcome == "accepted"
+    assert len(kept_when_answered) == 1
+    assert 3 <= kept_when_answered[0] <= 5
+    assert {(number, player) for player in players} <= kept
