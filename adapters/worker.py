@@ -21,8 +21,8 @@ from adapters.jetstream.dead_letters import JetStreamDeadLetters
 from adapters.jetstream.membership import BEAT_S, Membership
 from adapters.jetstream.snapshots import JetStreamSnapshots, SharedTail
 from adapters.jetstream.store import JetStreamEventStore, JetStreamOutbox
-from adapters.jetstream.strays import answer_strays
 from adapters.jetstream.turns import JetStreamTurns
+from adapters.purging import Purging
 from bus.errors import BusError, WrongStream
 from bus.joining import GroupCommit
 from bus.neighbours import Neighbours
@@ -48,23 +48,11 @@ STOP_PATIENCE_S: Final = 10.0
 RUNS_AT_LEAST_S: Final = 3.0
 #: A partition that another has in hand is started all the same after so long: its owner may hang (the fence decides).
 WAIT_MAX_S: Final = 15.0
-#: So often what is decided is removed while more is being decided. With every purge the server counts anew, for each
-#: consumer of the stream, what it has yet to deliver: every second that took it a tenth of a core.
-PURGE_BUSY_S: Final = 8.0
 
 
 def now_ms() -> int:
     """The wall clock in milliseconds since 1970."""
     return time.time_ns() // 1_000_000
-
-
-class _Purged:
-    """Up to which command a partition's were removed and when, and how far it had decided at the last look."""
-
-    def __init__(self) -> None:
-        self.seq = 0
-        self.at_s = time.monotonic()
-        self.looked_at_seq = 0
 
 
 class Worker:
@@ -87,7 +75,7 @@ class Worker:
         self._is_leaving = False
         self._has_left = False
         self._neighbours: dict[str, Neighbours] = {}
-        self._purged: dict[tuple[str, int], _Purged] = {}
+        self._purgings: dict[str, Purging] = {}
         self._tenants: dict[str, streams.Tenant] = {}
         self._refused: dict[str, str] = {}
         self._tails: dict[str, SharedTail] = {}
@@ -248,30 +236,14 @@ class Worker:
         """Look every second for what is decided, or what no partition can decide, and remove it from the streams."""
         while not self._has_left:
             await asyncio.sleep(BEAT_S)
-            failed: set[str] = set()
-            for tenant, number in list(self._running):
-                if tenant in failed:
-                    continue
+            for name in {tenant for tenant, _ in self._running}:
+                running = {number: self._running[name, number][0] for number in sorted(self.of(name))}
+                if name not in self._purgings:
+                    self._purgings[name] = Purging(client, name, self._tenants[name].partitions)
                 try:
-                    await self._purge_decided(client, tenant, number)
+                    await self._purgings[name].look(running, now_ms())
                 except EXPECTED as err:  # a tenant's own trouble leaves the command streams of the others to be purged
-                    failed.add(tenant)
                     log.warning("worker %s: %s", self.worker_id, err)
-
-    async def _purge_decided(self, client: Client, tenant: str, number: int) -> None:
-        """Remove what a partition has decided when it rests, and now and then while it works (`PURGE_BUSY_S`)."""
-        key = tenant, number
-        if key not in self._running:
-            return
-        partition, _ = self._running[key]
-        seq = partition.decided_seq
-        purged = self._purged.setdefault(key, _Purged())
-        is_at_rest, purged.looked_at_seq = seq == purged.looked_at_seq, seq
-        if seq != purged.seq and (is_at_rest or time.monotonic() - purged.at_s > PURGE_BUSY_S):
-            purged.seq = await partition.purge() or purged.seq
-            purged.at_s = time.monotonic()
-        if number == 0:
-            await answer_strays(client, tenant, now_ms())
 
     async def _hand_over(self, membership: Membership) -> None:
         """End every partition; each is free for the others as soon as it has come to its end."""

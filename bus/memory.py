@@ -157,6 +157,9 @@ class MemoryCommands:
         again_seq = next(later, after_seq + 1)
         return _MemorySource(self, partition, min(after_seq, self.last_seq, again_seq - 1))
 
+    async def purge(self, up_to_seq: int, partition: int | None = None) -> None:
+        """Keep everything: nobody looks at what is decided."""
+
     async def wait_for(self, partition: int, after_seq: int, count_max: int) -> list[Delivery]:
         """At least one command of a partition after a sequence."""
         async with self._arrived:
@@ -181,9 +184,9 @@ class _MemorySource:
     def has_more(self) -> bool:
         return self._commands.has_more(self._partition, self._read_seq)
 
-    async def purge(self, up_to_seq: int) -> bool:
-        """Keep everything: nobody looks at what is decided."""
-        return up_to_seq <= self._commands.last_seq
+    @property
+    def is_current(self) -> bool:
+        return self._read_seq <= self._commands.last_seq
 
     async def close(self) -> None:
         """Nothing to let go of."""

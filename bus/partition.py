@@ -132,10 +132,10 @@ class Partition:
         if self._taking is not None:
             self._taking.cancel()
 
-    async def purge(self) -> int:
-        """Let the stream forget what is decided; returns up to where, 0 while it is not known where it stands."""
-        seq = self.decided_seq
-        return seq if self._source is not None and await self._source.purge(seq) else 0
+    @property
+    def purgeable_seq(self) -> int:
+        """Up to where the stream may forget this partition's commands; 0 while it is not known where it stands."""
+        return self.decided_seq if self._source is not None and self._source.is_current else 0
 
     async def _is_done(self, work: Coroutine[Any, Any, None]) -> bool:
         """Whether the work came to its end before `stop` was called."""

@@ -115,17 +115,15 @@ class CommandSource(Protocol):
 
     after_seq: int
 
+    @property
+    def is_current(self) -> bool:
+        """Whether no sequence can have been given again since the stream was looked at."""
+
     async def take(self, count_max: int) -> list[Delivery]:
         """At least one command, at most so many; waits until there is one."""
 
     def has_more(self) -> bool:
         """Whether `take` has something to give without waiting."""
-
-    async def purge(self, up_to_seq: int) -> bool:
-        """Remove commands up to and including a sequence: they are decided.
-
-        Returns False, and removes nothing, when sequences may have been given again meanwhile.
-        """
 
     async def close(self) -> None:
         """Let go of the source."""
@@ -141,6 +139,9 @@ class CommandStream(Protocol):
         gives their sequences again. Then it goes on at the first command that was received later, or where the stream
         ends, which `after_seq` of the source tells. Where the moment is not known (0) only its end can be seen.
         """
+
+    async def purge(self, up_to_seq: int, partition: int | None = None) -> None:
+        """Remove commands up to and including a sequence, of one partition or of all: they are decided."""
 
 
 class DeadLetters(Protocol):
