@@ -15,6 +15,7 @@ from adapters.settings import Settings
 from adapters.tenants import create_tenant, is_on_one_of_several, list_tenants, reader_of
 from bus.subjects import require_token
 
+PARTITIONS_HELP = "fixed for ever: at least as many as workers will share; fewer answer sooner, more take bursts better"
 HELP = "create a tenant, list them, or say how to read one's tables in PostgreSQL"
 
 
@@ -26,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="create|list|reader")
     create = actions.add_parser("create", help="create a tenant; one that is there already is left as it is")
     create.add_argument("name", metavar="NAME", help="letters, digits, '-' and '_', up to 64")
-    create.add_argument("--partitions", type=int, default=PARTITIONS_DEFAULT, metavar="N", help="fixed for ever")
+    create.add_argument("--partitions", type=int, default=PARTITIONS_DEFAULT, metavar="N", help=PARTITIONS_HELP)
     create.add_argument(
         "--intake",
         choices=("fast", "durable"),
