@@ -100,6 +100,11 @@ class Partition:
         return 0 if self._head is None else self._head.decided.last_received_ns
 
     @property
+    def purgeable_seq(self) -> int:
+        """Up to where the stream may forget this partition's commands; 0 while it is not known where it stands."""
+        return self.decided_seq if self._source is not None and self._source.is_current else 0
+
+    @property
     def _head_seq(self) -> int:
         return 0 if self._head is None else self._head.stream_seq
 
@@ -131,11 +136,6 @@ class Partition:
         self.is_stopping = True
         if self._taking is not None:
             self._taking.cancel()
-
-    @property
-    def purgeable_seq(self) -> int:
-        """Up to where the stream may forget this partition's commands; 0 while it is not known where it stands."""
-        return self.decided_seq if self._source is not None and self._source.is_current else 0
 
     async def _is_done(self, work: Coroutine[Any, Any, None]) -> bool:
         """Whether the work came to its end before `stop` was called."""

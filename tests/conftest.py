@@ -4,10 +4,12 @@ import os
 import signal
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from adapters.embedded import EmbeddedServers
+from adapters.embedded_servers import NatsServer
 from adapters.settings import SOURCES, Settings
 
 # What the shell of the person who runs the tests points at is nothing that a test may touch.
@@ -65,6 +67,15 @@ def settings(servers: EmbeddedServers) -> Settings:
     endpoints = servers.endpoints()
     environ = {variable: endpoints[key] for variable, key in SOURCES.values()}
     return Settings.load(servers.data_dir, environ)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[NatsServer]:
+    """A NATS server of the test's own, which it may stop, kill or let hang."""
+    found = NatsServer(tmp_path / "nats", tmp_path / "nats.log", fixed_port=None, keep_open=())
+    found.start()
+    yield found
+    found.stop()
 
 
 @pytest.fixture

@@ -8,17 +8,8 @@ import pytest
 from eventsourcing.persistence import OperationalError
 
 from adapters import eventsourcing_patience
-from adapters.embedded_servers import NatsServer
 from adapters.eventsourcing_portal import _is_temporary
 from tests.eventsourcing.recorders import InBackground, Workshop, events, stored
-
-
-@pytest.fixture
-def server(tmp_path):
-    started = NatsServer(tmp_path / "nats", tmp_path / "nats.log", fixed_port=None, keep_open=())
-    started.start()
-    yield started
-    started.stop()
 
 
 def test_inserts_reads_and_a_subscription_ride_out_a_restart_of_the_server(server):

@@ -24,14 +24,6 @@ needs_memory = pytest.mark.skipif(
 )
 
 
-@pytest.fixture
-def server(tmp_path):
-    found = NatsServer(tmp_path / "nats", tmp_path / "nats.log", fixed_port=None, keep_open=())
-    found.start()
-    yield found
-    found.stop()
-
-
 def make_stream(server):
     wanted = {"name": STREAM, "subjects": ["e.>"], "storage": "file", "num_replicas": 1, "allow_atomic": True}
     answer = nats_request(server.port, f"$JS.API.STREAM.CREATE.{STREAM}", json.dumps(wanted).encode())

@@ -6,7 +6,6 @@ import base64
 import pytest
 from timer_stories import Installation, eventually, now_ms
 
-from adapters.embedded_servers import NatsServer
 from adapters.jetstream import streams
 from adapters.jetstream.connection import api, connect
 from adapters.jetstream.messages import stream_info
@@ -184,17 +183,8 @@ def test_a_timer_that_fires_twice_is_executed_once(settings, tenant):
     assert (gone, refused) == ([], [])
 
 
-@pytest.fixture
-def own_server(tmp_path):
-    """A server that the test may kill."""
-    started = NatsServer(tmp_path / "nats", tmp_path / "nats.log", fixed_port=None, keep_open=())
-    started.start()
-    yield started
-    started.stop()
-
-
-def test_a_server_that_is_killed_and_down_when_a_timer_is_due_fires_it_once_afterwards(own_server, tmp_path, tenant):
-    settings = Settings.load(tmp_path, {"TALLY_NATS_URL": own_server.url}, need=("nats_url",))
+def test_a_server_that_is_killed_and_down_when_a_timer_is_due_fires_it_once_afterwards(server, tmp_path, tenant):
+    settings = Settings.load(tmp_path, {"TALLY_NATS_URL": server.url}, need=("nats_url",))
 
     async def story():
         async with Installation(settings, tenant).running() as here:
@@ -202,12 +192,12 @@ def test_a_server_that_is_killed_and_down_when_a_timer_is_due_fires_it_once_afte
             await here.send("RegisterPlayer", "p", {})
             await here.send("AcceptQuest", "p", {"quest": "q"})
             await eventually(lambda: here.timer_subjects("set"), lambda found: len(found) == 2)
-            await asyncio.to_thread(own_server.child.kill)
+            await asyncio.to_thread(server.child.kill)
             await asyncio.sleep(1.2)
-            await asyncio.to_thread(own_server.restart)
+            await asyncio.to_thread(server.restart)
             closed = await here.seen("quest-closed/1")
-            await asyncio.to_thread(own_server.child.kill)
-            await asyncio.to_thread(own_server.restart)
+            await asyncio.to_thread(server.child.kill)
+            await asyncio.to_thread(server.restart)
             await here.seen("attempt-expired/1")
             await asyncio.sleep(0.5)
             return closed, await here.events()

@@ -6,7 +6,6 @@ import shutil
 
 import pytest
 
-from adapters.embedded_servers import NatsServer
 from adapters.jetstream.commands import JetStreamCommands
 from adapters.jetstream.connection import connect
 from adapters.jetstream.streams import create_tenant
@@ -14,14 +13,6 @@ from bus import subjects
 from bus.errors import StoreUnavailable
 
 TENANT = "t"
-
-
-@pytest.fixture
-def server(tmp_path):
-    found = NatsServer(tmp_path / "nats", tmp_path / "nats.log", fixed_port=None, keep_open=())
-    found.start()
-    yield found
-    found.stop()
 
 
 class Forgetful:
