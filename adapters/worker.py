@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
 from collections.abc import Iterable
@@ -64,8 +65,8 @@ class Worker:
         self._nats_url = nats_url
         self._only_tenants = only_tenants
         self.room = Room(owners_max)
-        self._new_id = NUID()
-        self.worker_id = self._id()
+        self.worker_id = NUID().next().decode()
+        self._batch_numbers = itertools.count(1)
         self._running: dict[tuple[str, int], tuple[Partition, asyncio.Task[None]]] = {}
         self._ending: dict[tuple[str, int], asyncio.Task[None]] = {}
         #: Partitions that fall to us and are in another's hand, and since when.
@@ -79,7 +80,7 @@ class Worker:
         self._tenants: dict[str, streams.Tenant] = {}
         self._refused: dict[str, str] = {}
         self._tails: dict[str, SharedTail] = {}
-        self._batches: BatchPublisher | None = None
+        self._writing: tuple[BatchPublisher, JetStreamOutbox] | None = None
         self._groups: dict[str, GroupCommit] = {}
 
     async def run(self, stop: asyncio.Event, ready: asyncio.Event) -> None:
@@ -181,11 +182,13 @@ class Worker:
                 self._refused[name] = str(err)
 
     def _start(self, client: Client, tenant: str, number: int) -> None:
-        batches = self._publisher(client)
+        if self._writing is None:
+            self._writing = BatchPublisher(client), JetStreamOutbox(client)
+        batches, outbox = self._writing
         if tenant not in self._neighbours:
             self._neighbours[tenant] = Neighbours(JetStreamTurns(client, tenant, self.worker_id))
         store = JetStreamEventStore(
-            client, tenant, self._groups.setdefault(tenant, GroupCommit(batches.append, self._id))
+            client, tenant, self._groups.setdefault(tenant, GroupCommit(batches.append, self._batch_id))
         )
         snapshots = JetStreamSnapshots(client, tenant, batches)
         tail = self._tails.setdefault(tenant, SharedTail(client, tenant))
@@ -196,12 +199,12 @@ class Worker:
             store=store,
             restorer=Restorer(number, store, snapshots, tail),
             commands=JetStreamCommands(client, tenant),
-            outbox=JetStreamOutbox(client),
+            outbox=outbox,
             dead=JetStreamDeadLetters(client, tenant),
             neighbours=self._neighbours[tenant],
             room=self.room,
             now_ms=now_ms,
-            new_id=self._id,
+            new_id=self._batch_id,
         )
         log.info("worker %s takes partition %s.%d", self.worker_id, tenant, number)
         self._started_at[tenant, number] = time.monotonic()
@@ -224,13 +227,9 @@ class Worker:
         del self._ending[key]
         self._changed.set()
 
-    def _publisher(self, client: Client) -> BatchPublisher:
-        if self._batches is None:
-            self._batches = BatchPublisher(client)
-        return self._batches
-
-    def _id(self) -> str:
-        return self._new_id.next().decode()
+    def _batch_id(self) -> str:
+        """An id for a batch; the worker's own one is random."""
+        return f"{self.worker_id}-{next(self._batch_numbers)}"
 
     async def _purge(self, client: Client) -> None:
         """Look every second for what is decided, or what no partition can decide, and remove it from the streams."""

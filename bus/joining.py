@@ -69,6 +69,23 @@ class GroupCommit:
         self._new_id = new_id
         self._waiting: list[_Waiting] = []
         self._leaders = 0
+        #: Joined batches that are on their way, numbered as they left.
+        self._in_flight: set[int] = set()
+        self._departed = 0
+        #: Who waits for everything up to a number.
+        self._landings: list[tuple[int, asyncio.Future[None]]] = []
+
+    async def landed(self) -> None:
+        """Wait for the joined batches that are on their way now: who decides then goes with all the others.
+
+        Who decided at once would wait, decided, until one is stored, and what comes to him meanwhile for the batch
+        after that.
+        """
+        if self._in_flight:
+            landing = asyncio.get_running_loop().create_future()
+            self._landings.append((self._departed, landing))
+            await landing
+        await asyncio.sleep(0)  # first everybody says what was stored
 
     async def append(self, batch_id: str, messages: Sequence[Message]) -> int:
         """Store all messages of a batch or none, maybe with those of others; raises what `store` raises."""
@@ -101,9 +118,26 @@ class GroupCommit:
             if is_new:
                 await asyncio.sleep(0)
             if self._waiting:
-                await self._store(self._take())
+                await self._fly(self._take())
         finally:
             self._let_next_lead()
+
+    async def _fly(self, group: list[_Waiting]) -> None:
+        """Store batches, and tell who waits for that and nothing earlier any more."""
+        self._departed += 1
+        number = self._departed
+        self._in_flight.add(number)
+        try:
+            await self._store(group)
+        finally:
+            self._in_flight.remove(number)
+            first = min(self._in_flight, default=self._departed + 1)
+            landings, self._landings = self._landings, []
+            for last, landing in landings:
+                if last >= first:
+                    self._landings.append((last, landing))
+                elif not landing.done():
+                    landing.set_result(None)
 
     def _let_next_lead(self) -> None:
         for waiting in self._waiting:

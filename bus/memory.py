@@ -44,6 +44,9 @@ class MemoryEventStore:
             raise OutcomeUnknown(words)
         return first_seq
 
+    async def landed(self) -> None:
+        """Nothing is ever on its way for long."""
+
     async def last_seqs(self, wanted: Collection[str]) -> dict[str, int]:
         """The last sequence of each subject that has one."""
         return {subject: self._last[subject] for subject in wanted if subject in self._last}
@@ -176,8 +179,12 @@ class _MemorySource:
         self._partition = partition
         self.after_seq = self._read_seq = after_seq
 
-    async def take(self, count_max: int) -> list[Delivery]:
-        found = await self._commands.wait_for(self._partition, self._read_seq, count_max)
+    async def take(self, count_max: int, *, timeout_s: float | None = None) -> list[Delivery]:
+        try:
+            async with asyncio.timeout(timeout_s):
+                found = await self._commands.wait_for(self._partition, self._read_seq, count_max)
+        except TimeoutError:
+            return []
         self._read_seq = found[-1].stream_seq
         return found
 

@@ -29,6 +29,8 @@ class Neighbours:
     """
 
     def __init__(self, turns: Turns) -> None:
+        #: Who writes snapshots at rest holds it: a burst that begins meets the next few of one partition, not of each.
+        self.at_rest = asyncio.Lock()
         self._turns = turns
         self._locks: dict[Key, asyncio.Lock] = {}
         self._waiting: Counter[Key] = Counter()
@@ -106,17 +108,22 @@ class Hold:
     def __init__(self, neighbours: Neighbours) -> None:
         self.keys: set[Key] = set()
         self._neighbours = neighbours
-        self._held = AsyncExitStack()
+        self._held: AsyncExitStack | None = None
 
     async def add(self, keys: Iterable[Key]) -> set[Key]:
         """Hold these aggregates too, all taken anew in one order everywhere; returns those with a new turn."""
         self.keys.update(keys)
-        await self._held.aclose()
+        await self._let_go()
+        held = self._held = AsyncExitStack()
         found = set()
         for key in sorted(self.keys):
-            if await self._held.enter_async_context(self._neighbours.held(key)):
+            if await held.enter_async_context(self._neighbours.held(key)):
                 found.add(key)
         return found
+
+    async def _let_go(self) -> None:
+        if self._held is not None:
+            await self._held.aclose()
 
     async def __aenter__(self) -> Self:
         """Hold nothing yet."""
@@ -126,4 +133,4 @@ class Hold:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Let go of everything."""
-        await self._held.aclose()
+        await self._let_go()

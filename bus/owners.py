@@ -140,10 +140,15 @@ class Room:
         """Count a partition's owners, as long as they are in memory."""
         self._caches.add(cache)
 
+    @property
+    def share(self) -> int:
+        """How many owners each partition may keep, however many the others have."""
+        return self.owners_max // len(self._caches)
+
     def allowed(self, cache: OwnerCache) -> int:
         """How many owners a partition may keep."""
         left = self.owners_max - self.live_owners + len(cache)
-        return max(left, self.owners_max // len(self._caches))
+        return max(left, self.share)
 
 
 class OwnerCache:
@@ -193,6 +198,8 @@ class OwnerCache:
 
     def passivate(self, may_go: Callable[[str], bool]) -> bool:
         """Let the longest untouched owners go until there is room; False when too many of them may not go."""
+        if len(self._live) <= self._room.share:
+            return True
         live_max = self._room.allowed(self)
         for _ in range(2 * max(0, len(self._live) - live_max)):
             if len(self._live) <= live_max:

@@ -11,7 +11,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Collection, Coroutine, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from bus import subjects
 from bus.answering import outcomes_of
@@ -29,10 +29,13 @@ from domain.errors import Refused
 from domain.values import to_time
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 CONFLICT_WAIT_S: Final = 0.02
 #: Whoever writes what others write too meets so many now and then.
 FEW_CONFLICTS: Final = 2
+#: Whoever has fewer than that waits for the batch that is on its way, and decides with the others when it is stored.
+FEW_COMMANDS: Final = 25
 #: Without commands for so long, a partition writes its snapshots, if the process is at rest (`_is_at_rest`).
 IDLE_S: Final = 1.0
 #: Not later than after so many times as long, whatever keeps the process busy.
@@ -116,9 +119,9 @@ class Partition:
     async def run(self) -> None:
         """Take, decide, commit, answer, until `stop` is called."""
         while not self.is_stopping:
-            if not await self._is_done(self.take_over()):
+            source = await self._unless_stopped(self._taken_over())
+            if source is None:
                 return
-            source = await self._commands.open(self.number, self.decided_seq, self.decided_ns)
             try:
                 self.decided_seq, self._source = source.after_seq, source
                 await self._follow(source)
@@ -137,19 +140,22 @@ class Partition:
         if self._taking is not None:
             self._taking.cancel()
 
-    async def _is_done(self, work: Coroutine[Any, Any, None]) -> bool:
-        """Whether the work came to its end before `stop` was called."""
+    async def _unless_stopped(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """What the work found; None when `stop` was called before it came to its end."""
         self._taking = asyncio.ensure_future(work)
         try:
-            await self._taking
+            return await self._taking
         except asyncio.CancelledError:
             if not self.is_stopping:
                 raise
-            return False
-        else:
-            return True
+            return None
         finally:
             self._taking = None
+
+    async def _taken_over(self) -> CommandSource:
+        """The commands behind where the partition stands."""
+        await self.take_over()
+        return await self._commands.open(self.number, self.decided_seq, self.decided_ns)
 
     async def take_over(self) -> None:
         """Read where the partition stands: its inbox, whom it has refused lately, who has a history."""
@@ -164,7 +170,11 @@ class Partition:
         tasks: list[Task | RefusedAnswer] = []
         while not self.is_stopping:
             if not deliveries or (len(deliveries) < TOP_UP_BELOW and source.has_more()):
-                more, their_tasks = await self.prepare(await self._take(source))
+                taken = await self._take(source)
+                if len(deliveries) + len(taken) < FEW_COMMANDS:
+                    await self._store.landed()
+                    taken += await source.take(MESSAGES_MAX) if source.has_more() else []
+                more, their_tasks = await self.prepare(taken)
                 deliveries += more
                 tasks += their_tasks
             if deliveries:
@@ -175,24 +185,19 @@ class Partition:
         """The next commands, none when `stop` was called meanwhile."""
         if source.has_more():
             return await source.take(MESSAGES_MAX)
-        taking = self._taking = asyncio.ensure_future(source.take(MESSAGES_MAX))
-        try:
-            looks, began_s, used_s = 0, time.monotonic(), time.process_time()
-            while not (await asyncio.wait({taking}, timeout=IDLE_S))[0]:
-                looks += 1
-                if _is_at_rest(began_s, used_s) or looks % IDLE_LOOKS_MAX == 0:
-                    await self.snapshot(lambda: not taking.done())
-                began_s, used_s = time.monotonic(), time.process_time()
-            found: list[Delivery] = await taking
-        except asyncio.CancelledError:
-            if not self.is_stopping:
-                raise
-            return []
-        else:
-            return found
-        finally:
-            self._taking = None
-            taking.cancel()
+        looks = 0
+        while not self.is_stopping:
+            began_s, used_s = time.monotonic(), time.process_time()
+            taken = await self._unless_stopped(source.take(MESSAGES_MAX, timeout_s=IDLE_S))
+            if taken:
+                return taken
+            looks += 1
+            is_due = _is_at_rest(began_s, used_s) or looks >= IDLE_LOOKS_MAX
+            if is_due and not self._neighbours.at_rest.locked():
+                async with self._neighbours.at_rest:
+                    await self.snapshot(lambda: not (source.has_more() or self.is_stopping))
+                looks = 0
+        return []
 
     async def prepare(self, taken: Sequence[Delivery]) -> tuple[list[Delivery], list[Task | RefusedAnswer]]:
         """Read what was taken, and make live whom it needs; an operator's word that is not true is taken back."""

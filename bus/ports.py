@@ -56,6 +56,9 @@ class EventStore(Protocol):
         Raises `Conflict` when an expectation is not met, `OutcomeUnknown` when no answer came.
         """
 
+    async def landed(self) -> None:
+        """Wait for what this process is appending now: what is decided after that leaves with what others decide."""
+
     async def last_seqs(self, subjects: Collection[str]) -> dict[str, int]:
         """The last sequence of each subject that has one."""
 
@@ -119,8 +122,8 @@ class CommandSource(Protocol):
     def is_current(self) -> bool:
         """Whether no sequence can have been given again since the stream was looked at."""
 
-    async def take(self, count_max: int) -> list[Delivery]:
-        """At least one command, at most so many; waits until there is one."""
+    async def take(self, count_max: int, *, timeout_s: float | None = None) -> list[Delivery]:
+        """At least one command, at most so many; waits until there is one, an empty list when the time passed."""
 
     def has_more(self) -> bool:
         """Whether `take` has something to give without waiting."""

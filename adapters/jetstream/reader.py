@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Final, Generic, TypeVar
@@ -65,6 +66,7 @@ class MessageReader(ABC, Generic[T]):
         self._asked = 0
         self._is_broken = True
         self._reconnects = 0
+        self._heard_at = self._look_at = 0.0
 
     @abstractmethod
     def _kept(self, first_seq: int, frames: Sequence[Frame]) -> list[T]:
@@ -72,31 +74,32 @@ class MessageReader(ABC, Generic[T]):
 
     async def take(self, count_max: int, *, timeout_s: float | None = None) -> list[T]:
         """At least one, at most so many; an empty list only when `timeout_s` passed."""
-        loop = asyncio.get_running_loop()
-        deadline = None if timeout_s is None else loop.time() + timeout_s
-        heard_at = loop.time()
-        look_at = heard_at + BEHIND_AFTER_S
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while not self._buffer:
             is_reconnected = self._client.stats["reconnects"] != self._reconnects
-            if self._is_broken or is_reconnected or loop.time() - heard_at > SILENCE_MAX_S:
+            if self._is_broken or is_reconnected or time.monotonic() - self._heard_at > SILENCE_MAX_S:
                 await self._restart()
-                heard_at = loop.time()
+                self._hear()
             await self._ask()
-            wait_s = 1.0 if deadline is None else min(1.0, deadline - loop.time())
+            wait_s = 1.0 if deadline is None else min(1.0, deadline - time.monotonic())
             if wait_s <= 0:
                 return []
             self._arrived.clear()
             try:
-                await asyncio.wait_for(self._arrived.wait(), wait_s)
+                async with asyncio.timeout(wait_s):
+                    await self._arrived.wait()
             except TimeoutError:
-                if loop.time() > look_at:
-                    look_at = loop.time() + BEHIND_AGAIN_S
+                if time.monotonic() > self._look_at:
+                    self._look_at = time.monotonic() + BEHIND_AGAIN_S
                     self._is_broken = self._is_broken or await self._is_behind()
-                continue
-            heard_at = loop.time()
         taken, self._buffer = self._buffer[:count_max], self._buffer[count_max:]
         await self._ask()
         return taken
+
+    def _hear(self) -> None:
+        """Something came; silence after it counts over however many calls of `take`."""
+        self._heard_at = time.monotonic()
+        self._look_at = self._heard_at + BEHIND_AFTER_S
 
     def _wanted_at_once(self, came: Sequence[Frame]) -> int:
         """What is pending, as far as it fits into `PULL_BYTES`: a server that stores all the time answers late.
@@ -191,6 +194,7 @@ class MessageReader(ABC, Generic[T]):
     def _on_frames(self, frames: list[Frame]) -> None:
         for frame in frames[self._take_next(frames) :]:
             self._on_frame(frame)
+        self._hear()
         self._arrived.set()
 
     def _take_next(self, frames: list[Frame]) -> int:

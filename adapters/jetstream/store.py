@@ -41,6 +41,11 @@ class JetStreamEventStore:
         self._replicas.saw(messages[-1].subject, first_seq + len(messages) - 1)
         return first_seq
 
+    async def landed(self) -> None:
+        """Wait until nothing is on its way; see the port."""
+        if isinstance(self._publisher, GroupCommit):
+            await self._publisher.landed()
+
     async def last_seqs(self, wanted: Collection[str]) -> dict[str, int]:
         """The last sequence of each subject that has one."""
         return await self._replicas.last_seqs(wanted)
@@ -131,11 +136,19 @@ class JetStreamEventStore:
 
 
 class JetStreamOutbox:
-    """`bus.ports.Outbox` over core NATS."""
+    """`bus.ports.Outbox` over core NATS, for all partitions of a process."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
+        self._waiting: list[tuple[str, bytes]] = []
 
     async def send(self, outcomes: Sequence[tuple[str, bytes]]) -> None:
-        """Publish outcomes; a sender that is gone does not hear them."""
-        await publish_all(self._client, outcomes)
+        """Publish outcomes, in one write with those that others have at this moment; who is gone does not hear them."""
+        is_first = not self._waiting
+        self._waiting += outcomes
+        if is_first:
+            try:
+                await asyncio.sleep(0)  # whose batches were stored as one have their outcomes in this turn of the loop
+            finally:
+                waiting, self._waiting = self._waiting, []
+                await publish_all(self._client, waiting)

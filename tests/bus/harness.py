@@ -69,7 +69,8 @@ class Grouped:
 
     def __init__(self, store, new_id):
         self._store = store
-        self.append = GroupCommit(store.append, new_id).append
+        group = GroupCommit(store.append, new_id)
+        self.append, self.landed = group.append, group.landed
 
     def __getattr__(self, name):
         return getattr(self._store, name)

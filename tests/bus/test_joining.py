@@ -177,3 +177,59 @@ def test_under_any_mixture_each_batch_is_stored_once_or_its_partition_knows_why(
         )
 
     assert joined(scenario) == (True, True)
+
+
+class OneByOne(MemoryEventStore):
+    """Holds each append back until its batch is let go."""
+
+    def __init__(self):
+        super().__init__(TENANT)
+        self.on_their_way = {}
+
+    async def append(self, batch_id, messages):
+        let_go = self.on_their_way[batch_id] = asyncio.Event()
+        await let_go.wait()
+        return await super().append(batch_id, messages)
+
+
+def test_who_waits_for_what_is_on_its_way_leaves_with_all_who_did():
+    async def scenario(store, group):
+        first = asyncio.ensure_future(group.append("b-a", batch("a")))
+        await asyncio.sleep(0.001)
+        decided = []
+
+        async def decide(owner):
+            await group.landed()
+            decided.append(owner)
+            return await group.append(f"b-{owner}", batch(owner))
+
+        others = [asyncio.ensure_future(decide(owner)) for owner in "bcd"]
+        await asyncio.sleep(0.001)
+        before = list(decided)
+        store.may_go_on.set()
+        return before, await asyncio.gather(first, *others), store.sizes
+
+    assert joined(scenario) == ([], [1, 2, 3, 4], [1, 3])
+
+
+def test_what_leaves_later_keeps_nobody_waiting_and_who_gives_up_waiting_neither():
+    async def story():
+        store = OneByOne()
+        group = GroupCommit(store.append, lambda: "joined")
+        first = asyncio.ensure_future(group.append("b-a", batch("a")))
+        await asyncio.sleep(0.001)
+        waiting, given_up = (asyncio.ensure_future(group.landed()) for _ in range(2))
+        await asyncio.sleep(0.001)
+        second = asyncio.ensure_future(group.append("b-b", batch("b")))
+        await asyncio.sleep(0.001)
+        later = asyncio.ensure_future(group.landed())
+        given_up.cancel()
+        store.on_their_way["b-a"].set()
+        await asyncio.wait_for(waiting, 10)
+        await first
+        found = later.done(), second.done()
+        store.on_their_way["b-b"].set()
+        await asyncio.wait_for(later, 10)
+        return found, await second, given_up.cancelled()
+
+    assert asyncio.run(story()) == ((False, False), 2, True)

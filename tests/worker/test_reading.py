@@ -6,6 +6,7 @@ import json
 import pytest
 
 from adapters.feed import RecordReader
+from adapters.jetstream import reader
 from adapters.jetstream.connection import api, connect, first_answer_to
 from adapters.jetstream.frames import Frame
 from adapters.jetstream.messages import direct_get, history, last_message, message_at
@@ -202,3 +203,33 @@ def test_a_reader_of_many_small_messages_asks_the_server_for_more(settings, tena
 
     assert asked[0] == 2_000
     assert (max(asked) > 2_000) is is_more
+
+
+def test_silence_is_doubted_however_short_each_wait_is(settings, monkeypatch):
+    monkeypatch.setattr(reader, "BEHIND_AFTER_S", 0.2)
+    looks = []
+
+    async def story():
+        client = await connect(settings.nats_url, "test")
+        try:
+            await api(client, "STREAM.CREATE.QUIET", {"name": "QUIET", "subjects": ["quiet"], "allow_direct": True})
+            quiet = PullReader(client, "QUIET", 0)
+            is_behind = quiet._is_behind
+
+            async def noted():
+                looks.append(await is_behind())
+                return looks[-1]
+
+            quiet._is_behind = noted
+            for _ in range(20):
+                assert await quiet.take(10, timeout_s=0.05) == []
+            await client.jetstream().publish("quiet", b"1")
+            ((seq, _),) = await quiet.take(10, timeout_s=10)
+            await quiet.close()
+            await api(client, "STREAM.DELETE.QUIET", {})
+            return seq
+        finally:
+            await client.close()
+
+    assert asyncio.run(story()) == 1
+    assert looks == [False]
