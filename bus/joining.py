@@ -23,6 +23,10 @@ JOINED_MAX: Final = MESSAGES_MAX + 1
 ENOUGH: Final = JOINED_MAX // 2
 
 
+#: A batch that takes longer may be lost, which is known only seconds later: nobody who could go on waits for that.
+LANDED_WITHIN_S: Final = 0.25
+
+
 class _Waiting:
     """A batch that is to be stored: what became of it, and whether its task shall lead now."""
 
@@ -52,8 +56,7 @@ class _Waiting:
         await self.woken
 
     def _wake(self) -> None:
-        if not self.woken.done():
-            self.woken.set_result(None)
+        _end(self.woken)
 
 
 class GroupCommit:
@@ -82,9 +85,14 @@ class GroupCommit:
         after that.
         """
         if self._in_flight:
-            landing = asyncio.get_running_loop().create_future()
+            loop = asyncio.get_running_loop()
+            landing = loop.create_future()
             self._landings.append((self._departed, landing))
-            await landing
+            lost = loop.call_later(LANDED_WITHIN_S, _end, landing)
+            try:
+                await landing
+            finally:
+                lost.cancel()
         await asyncio.sleep(0)  # first everybody says what was stored
 
     async def append(self, batch_id: str, messages: Sequence[Message]) -> int:
@@ -136,8 +144,8 @@ class GroupCommit:
             for last, landing in landings:
                 if last >= first:
                     self._landings.append((last, landing))
-                elif not landing.done():
-                    landing.set_result(None)
+                else:
+                    _end(landing)
 
     def _let_next_lead(self) -> None:
         for waiting in self._waiting:
@@ -185,3 +193,9 @@ class GroupCommit:
             for waiting in group:
                 waiting.tell(OutcomeUnknown(f"batch {batch_id} was on its way when the partition that sent it ended"))
             raise
+
+
+def _end(waiting: asyncio.Future[None]) -> None:
+    """Let whoever waits go on; he may have been cancelled."""
+    if not waiting.done():
+        waiting.set_result(None)

@@ -5,6 +5,7 @@ import random
 
 import pytest
 
+from bus import joining
 from bus.errors import Conflict, OutcomeUnknown, StoreUnavailable
 from bus.joining import JOINED_MAX, GroupCommit
 from bus.memory import MemoryEventStore
@@ -233,3 +234,17 @@ def test_what_leaves_later_keeps_nobody_waiting_and_who_gives_up_waiting_neither
         return found, await second, given_up.cancelled()
 
     assert asyncio.run(story()) == ((False, False), 2, True)
+
+
+def test_a_batch_that_may_be_lost_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(joining, "LANDED_WITHIN_S", 0.05)
+
+    async def scenario(store, group):
+        lost = asyncio.ensure_future(group.append("b-a", batch("a")))
+        await asyncio.sleep(0.001)
+        await asyncio.wait_for(group.landed(), 10)
+        found = lost.done()
+        store.may_go_on.set()
+        return found, await lost
+
+    assert joined(scenario) == (False, 1)
