@@ -171,7 +171,7 @@ class Partition:
         while not self.is_stopping:
             if not deliveries or (len(deliveries) < TOP_UP_BELOW and source.has_more()):
                 taken = await self._take(source)
-                if len(deliveries) + len(taken) < FEW_COMMANDS:
+                if taken and len(deliveries) + len(taken) < FEW_COMMANDS:
                     await self._store.landed()
                     taken += await source.take(MESSAGES_MAX) if source.has_more() else []
                 more, their_tasks = await self.prepare(taken)
