@@ -15,7 +15,7 @@ from adapters.settings import Settings
 from adapters.tenants import create_tenant, is_on_one_of_several, list_tenants, reader_of
 from bus.subjects import require_token
 
-PARTITIONS_HELP = "fixed for ever: at least as many as workers will share; fewer answer sooner, more take bursts better"
+PARTITIONS_HELP = "fixed for ever: at least as many as workers will share; more take bursts better"
 HELP = "create a tenant, list them, or say how to read one's tables in PostgreSQL"
 
 
