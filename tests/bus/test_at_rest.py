@@ -104,3 +104,33 @@ def test_a_command_that_comes_while_snapshots_are_written_does_not_wait_for_all_
     assert len(kept_when_answered) == 1
     assert 3 <= kept_when_answered[0] <= 5
     assert {(number, player) for player in players} <= kept
+
+
+def test_partitions_at_rest_write_their_snapshots_one_after_the_other(monkeypatch):
+    monkeypatch.setattr(restoring, "SNAPSHOTS_AT_REST", 1)
+    players = [f"p{at}" for at in range(24)]
+
+    async def story():
+        town = await town_with(*players)
+        write, writing, together = town.snapshots.write, set(), []
+
+        async def noted(partition, bodies, *fence):
+            if bodies:  # a partition that is taken over writes its watermark alone
+                writing.add(partition)
+                together.append(len(writing))
+            await asyncio.sleep(0.01)
+            found = await write(partition, bodies, *fence)
+            writing.discard(partition)
+            return found
+
+        town.snapshots.write = noted
+        running = [asyncio.create_task(one.run()) for one in town.partitions]
+        async with asyncio.timeout(20):
+            while not {owner for _, owner in town.snapshots.bodies} >= set(players):  # noqa: ASYNC110 - a dict says nothing
+                await asyncio.sleep(0.01)
+        for one in town.partitions:
+            one.stop()
+        await asyncio.gather(*running)
+        return together[: len(players)]
+
+    assert set(asyncio.run(story())) == {1}
