@@ -9,6 +9,7 @@ from harness import PARTITIONS, Town
 from bus import partition as partitions
 from bus.memory import MemoryEventStore
 from bus.subjects import partition_of
+from domain import catalogue
 
 TENANT = "t"
 
@@ -19,12 +20,12 @@ class HeldBack(MemoryEventStore):
     def __init__(self):
         super().__init__(TENANT)
         self.appends = []
-        self.may_store = asyncio.Event()
+        self.may_store = asyncio.Semaphore(0)
 
     async def append(self, batch_id, messages):
         inboxes = [message.subject.rpartition(".")[2] for message in messages if ".inbox." in message.subject]
         self.appends.append((sorted(map(int, inboxes)), len(messages) - len(inboxes)))
-        await self.may_store.wait()
+        await self.may_store.acquire()
         return await super().append(batch_id, messages)
 
 
@@ -33,36 +34,75 @@ def players(number, count):
     return [name for at in range(400) if partition_of(name := f"p{at}", PARTITIONS) == number][:count]
 
 
-async def town_at_work(counts):
-    """Let all partitions run; one command for partition 0 leaves, then come so many for each while it is on its way."""
+def together(send, log):
+    """Outcomes of one turn of the loop in one go: who is the first to say something comes back a turn later."""
+    waiting = []
+
+    async def send_together(outcomes):
+        waiting.extend(outcomes)
+        if len(waiting) == len(outcomes):
+            await asyncio.sleep(0)
+            found = list(waiting)
+            waiting.clear()
+            log.extend(["said"] * len(found))
+            await send(found)
+
+    return send_together
+
+
+async def town_at_work(*rounds, log=None):
+    """Let all partitions run; while a batch is on its way, come so many commands for each of them, round after round.
+
+    The first batch has one command, of partition 0. Returns what was appended before the first was stored, and in all.
+    """
     town = Town(store=HeldBack())
+    town.outbox.send = together(town.outbox.send, [] if log is None else log)
     running = [asyncio.create_task(one.run()) for one in town.partitions]
     await asyncio.sleep(0.01)
     await town.send("RegisterPlayer", players(0, 1)[0])
     await asyncio.sleep(0.01)
-    for number, count in enumerate(counts):
-        for player in players(number, 1 + count)[1:]:
-            await town.send("RegisterPlayer", player)
-            await asyncio.sleep(0)
-    await asyncio.sleep(0.05)
-    before = list(town.store.appends)
-    town.store.may_store.set()
+    sent, before = [1, 0, 0, 0], []
+    for counts in rounds:
+        for number, count in enumerate(counts):
+            for player in players(number, sent[number] + count)[sent[number] :]:
+                await town.send("RegisterPlayer", player)
+                await asyncio.sleep(0)
+            sent[number] += count
+        await asyncio.sleep(0.02)
+        before = before or list(town.store.appends)
+        town.store.may_store.release()
+        await asyncio.sleep(0.02)
+    for _ in range(100):
+        town.store.may_store.release()
     async with asyncio.timeout(10):
-        while len(town.outbox.sent) < 1 + sum(counts):  # noqa: ASYNC110 - a list says nothing
+        while len(town.outbox.sent) < sum(sent):  # noqa: ASYNC110 - a list says nothing
             await asyncio.sleep(0)
     for one in town.partitions:
         one.stop()
     await asyncio.gather(*running)
     outcomes = [json.loads(body)["type"] for _, body in town.outbox.sent]
-    assert outcomes == ["command-accepted/1"] * (1 + sum(counts))
+    assert outcomes == ["command-accepted/1"] * sum(sent)
     return before, town.store.appends
 
 
 def test_what_comes_while_a_batch_is_on_its_way_leaves_as_one_when_it_is_stored():
-    before, appends = asyncio.run(town_at_work([2, 1, 3, 1]))
+    before, appends = asyncio.run(town_at_work([2, 1, 3, 1], [1, 0, 1, 2], [0, 3, 1, 1]))
 
     assert before == [([0], 1)]
-    assert appends == [([0], 1), ([0, 1, 2, 3], 7)]
+    assert appends == [([0], 1), ([0, 1, 2, 3], 7), ([0, 2, 3], 4), ([1, 2, 3], 5)]
+
+
+def test_all_say_what_was_stored_before_any_decides_anew(monkeypatch):
+    log, decide = [], catalogue.decide
+
+    def noted(*what):
+        log.append("decided")
+        return decide(*what)
+
+    monkeypatch.setattr(catalogue, "decide", noted)
+    asyncio.run(town_at_work([2, 1, 3, 1], [1, 1, 1, 1], log=log))
+
+    assert log == [word for count in (1, 7, 4) for word in ["decided"] * count + ["said"] * count]
 
 
 def test_who_has_many_commands_waits_for_nobody(monkeypatch):
@@ -87,7 +127,8 @@ def test_who_waits_for_a_batch_to_be_stored_can_be_stopped(is_cancelled):
             await asyncio.wait({running[1]}, timeout=10)
         else:
             town.partitions[1].stop()
-        town.store.may_store.set()
+        for _ in range(10):
+            town.store.may_store.release()
         town.partitions[0].stop()
         async with asyncio.timeout(10):
             await asyncio.gather(*running, return_exceptions=True)
