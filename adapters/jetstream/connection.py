@@ -37,9 +37,21 @@ NO_LEADER: Final = 10008
 _MAY_BE_REPEATED: Final = ("STREAM.INFO.", "STREAM.MSG.GET.", "STREAM.NAMES", "CONSUMER.CREATE.")
 
 
+class _Client(Client):
+    """A client of nats-py that lets go of a server that took the connection and then said nothing.
+
+    nats-py itself connects to the next one over it, and leaves the socket to the garbage collector.
+    """
+
+    async def _connect_to_server(self, s: Any) -> None:
+        if self._transport:
+            self._transport.close()
+        await super()._connect_to_server(s)
+
+
 async def connect(url: str, name: str, *, patience_s: float = 5.0) -> Client:
     """A connection that reconnects for ever once it stood; raises `NotConfigured` when no server answers."""
-    client = Client()
+    client = _Client()
     install(client)
     met: list[Exception] = []
 
