@@ -21,8 +21,6 @@ ON_THEIR_WAY_MAX: Final = 2
 JOINED_MAX: Final = MESSAGES_MAX + 1
 #: So many messages wait for nobody: the server has the next batch there while it stores the one before.
 ENOUGH: Final = JOINED_MAX // 2
-
-
 #: A batch that takes longer may be lost, which is known only seconds later: nobody who could go on waits for that.
 LANDED_WITHIN_S: Final = 0.25
 
