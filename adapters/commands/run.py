@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 import nats.errors
+import uvloop
 from nats.aio.client import Client
 
 from adapters.ending import ended
@@ -106,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
     served = [each for each in (worker, queries, publisher) if each is not None]
     if not served and any(name in PROJECTIONS for name in followers):
         _let_others_go_first()
-    asyncio.run(_serve(settings, served, followers, only))
+    uvloop.run(_serve(settings, served, followers, only))
     return 0
 
 
