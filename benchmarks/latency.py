@@ -18,6 +18,7 @@ from benchmarks.crew import SERVERS_ONLY, Crew
 from benchmarks.disk import fsync_ms
 from benchmarks.lab import TENANT, Lab, clients_of, lab
 from benchmarks.measurement import Measurement
+from benchmarks.pace import host_took
 from benchmarks.programs import Programs
 from simulations.burst import SETTLE_PATIENCE_S
 from simulations.installation import run_async
@@ -109,8 +110,9 @@ async def _round(found: Lab, quest: str, size: int, number: int) -> Round:
     results: Round = {}
     async with Programs("open_loop_client", [arguments]) as client:
         for do in (BARE, COMMANDS) if number % 2 == 0 else (COMMANDS, BARE):
+            took = host_took()
             (answer,) = await client.order(do, subject=BARE_SUBJECT)
-            results[do] = summary(answer)
+            results[do] = summary(answer) | {"host_took": took()}
     return results
 
 

@@ -18,6 +18,7 @@ from benchmarks.commits import DEPTHS
 from benchmarks.crew import SERVERS_ONLY, Crew, clock
 from benchmarks.lab import Lab, lab
 from benchmarks.measurement import Measurement
+from benchmarks.pace import host_took
 from ledger.checkpoint import parse_checkpoint
 from ledger.tiles import CHECKPOINT
 from simulations.corruption import NOVEMBER_MS, sample_event
@@ -87,7 +88,7 @@ def _beside(found: Lab, tenant: str, events: int, per_second: float | None = Non
     stored: list[tuple[int, float]] = []
     with Crew(found, 1, SIGNER) as crew, _Watch(log_dir_of(found.settings, tenant)) as watch:
         watch.wait_for(0)
-        used = clock(found, crew)
+        used, took = clock(found, crew), host_took()
         seconds = BareStream(found.settings.nats_url, tenant).append(
             messages,
             DEPTHS[-1],
@@ -95,7 +96,7 @@ def _beside(found: Lab, tenant: str, events: int, per_second: float | None = Non
             per_second=per_second,
         )
         signed_at = watch.wait_for(events)
-        cpu = used()
+        cpu, host = used(), took()
     (_, began), *answers = stored
     if per_second is not None:  # an open loop: what is sent late waits as well
         answers = [(count, began + (count - 1) // BATCH_MESSAGES * BATCH_MESSAGES / per_second) for count, _ in answers]
@@ -106,6 +107,7 @@ def _beside(found: Lab, tenant: str, events: int, per_second: float | None = Non
         "freshness_p50_s": round(waits[len(waits) // 2], 3),
         "freshness_p99_s": round(waits[min(len(waits) * 99 // 100, len(waits) - 1)], 3),
         "checkpoints": watch.count,
+        "host_took": host,
         "signer_us_per_event": round(cpu["workers"] / events * 1e6, 2),
         "cpu_seconds": {SIGNER: cpu["workers"], **{name: used for name, used in cpu.items() if name != "workers"}},
     }
