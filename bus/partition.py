@@ -10,7 +10,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Sequence
 from typing import Any, Final, TypeVar
 
 from bus import subjects
@@ -23,7 +23,7 @@ from bus.owners import Room
 from bus.poison import Failed, Poison
 from bus.ports import CommandSource, CommandStream, DeadLetters, Delivery, EventStore, InboxHead, Outbox
 from bus.reading import Task, read
-from bus.restoring import Restorer
+from bus.restoring import ALL, SNAPSHOTS_A_FEW, Restorer
 from domain.catalogue import Key
 from domain.errors import Refused
 from domain.values import to_time
@@ -195,9 +195,13 @@ class Partition:
             is_due = _is_at_rest(began_s, used_s) or looks >= IDLE_LOOKS_MAX
             if is_due and not self._neighbours.at_rest.locked():
                 async with self._neighbours.at_rest:
-                    await self.snapshot(lambda: not (source.has_more() or self.is_stopping))
+                    await self.snapshot(self._a_few_until_wanted(source))
                 looks = 0
         return []
+
+    def _a_few_until_wanted(self, source: CommandSource) -> Iterator[int]:
+        while not (source.has_more() or self.is_stopping):
+            yield SNAPSHOTS_A_FEW
 
     async def prepare(self, taken: Sequence[Delivery]) -> tuple[list[Delivery], list[Task | RefusedAnswer]]:
         """Read what was taken, and make live whom it needs; an operator's word that is not true is taken back."""
@@ -242,7 +246,7 @@ class Partition:
         at = to_time(self._now_ms())
         sent = await outcomes_of(self.tenant, self._store, batch, deliveries[:count], first_seq, at)
         await self._outbox.send(sent)
-        await self._keep_memory_bounded()
+        await self._keep_memory_bounded(count)
         return count
 
     async def _hold(self, held: Hold, keys: set[Key]) -> None:
@@ -268,20 +272,33 @@ class Partition:
             return None
         return (batch, count) if count else None
 
-    async def snapshot(self, is_wanted: Callable[[], bool] | None = None) -> None:
+    async def snapshot(self, portions: Iterable[int] = ALL) -> None:
         """Write what a successor would otherwise have to read from the tail; who need not stay in memory may go.
 
-        With `is_wanted`, only as long as it says so.
+        `portions` says how many owners at once, and ends before all are written.
         """
-        await self._restorer.snapshot(self._head_seq, self._now_ms(), is_wanted)
+        await self._restorer.snapshot(self._head_seq, self._now_ms(), portions)
         if self._restorer.is_fenced_off(self._now_ms()):
             raise Overtaken  # or an answer was lost: without snapshots nobody would ever leave memory again
         self._live.passivate(self._restorer.may_go)
 
-    async def _keep_memory_bounded(self) -> None:
-        """Passivate; write snapshots when too many may not go without, or when the tail has become long."""
-        if not self._live.passivate(self._restorer.may_go) or self._restorer.is_due(self._head_seq, self._now_ms()):
+    async def _keep_memory_bounded(self, decided: int) -> None:
+        """Passivate; write snapshots when too many may not go without, and some when the tail has become long."""
+        if not self._live.passivate(self._restorer.may_go):
             await self.snapshot()
+        elif self._restorer.is_due(self._head_seq, self._now_ms()):
+            await self._snapshot_some(decided)
+
+    async def _snapshot_some(self, decided: int) -> None:
+        """A part of the snapshots, between commands: more than have gone on meanwhile, so that it comes to an end.
+
+        Where few commands come, one partition of the process at a time: each has to wait for as little as possible.
+        """
+        if decided >= FEW_COMMANDS:
+            await self.snapshot((SNAPSHOTS_A_FEW + 2 * decided,))
+        elif not self._neighbours.at_rest.locked():
+            async with self._neighbours.at_rest:
+                await self.snapshot((SNAPSHOTS_A_FEW,))
 
     def _decide(self, deliveries: list[Delivery], tasks: list[Task | RefusedAnswer]) -> tuple[Batch, int]:
         """Decide as many as one transaction holds; raises `Failed` for a command that our own code cannot decide."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from itertools import chain, islice
+from itertools import chain, islice, repeat
 from typing import Final
 
 from bus import snapshots
@@ -19,8 +19,9 @@ log = logging.getLogger(__name__)
 
 #: Snapshots in one transaction; the watermark is one more.
 SNAPSHOTS_AT_ONCE: Final = 900
-#: Of a partition at rest, for whose snapshots a command that comes just then must not wait.
-SNAPSHOTS_AT_REST: Final = 100
+#: Where commands come now, or may come any moment, and must not wait for more.
+SNAPSHOTS_A_FEW: Final = 100
+ALL: Final = repeat(SNAPSHOTS_AT_ONCE)
 #: While commands keep coming, snapshots wait until the stream has gone on by so many events.
 BEHIND_MAX: Final = 500_000
 #: At every tenth look without anything to write, the watermark follows a stream that went on by so many events.
@@ -194,16 +195,16 @@ class Restorer:
         """Whether no snapshot could be written for long: somebody has the fence, or an answer of ours was lost."""
         return self._failing_since_ms is not None and now_ms - self._failing_since_ms > FENCED_OFF_AFTER_MS
 
-    async def snapshot(self, head_seq: int, now_ms: int, is_wanted: Callable[[], bool] | None = None) -> None:
+    async def snapshot(self, head_seq: int, now_ms: int, portions: Iterable[int] = ALL) -> None:
         """Write every owner that has gone on since the last time; the batch that ends at `head_seq` is the last.
 
-        With `is_wanted`, a few at a time and only as long as it says so: the rest is written the next time.
+        `portions` says how many at once, and when it is at its end the rest waits for the next time.
         """
-        if self._tail:
+        if self._tail and not self._dirty:
             await self.load(list(self._tail)[:TAIL_AT_ONCE])
         try:
             if self._dirty or head_seq > self._complete_to:
-                await self._write_dirty(head_seq, is_wanted)
+                await self._write_dirty(head_seq, portions)
             else:
                 await self._keep_up(head_seq)
         except (AppendRefused, OutcomeUnknown, StoreUnavailable) as err:
@@ -226,9 +227,8 @@ class Restorer:
             self._complete_to = last_seq
             await self._write([], self.refusals.slots)
 
-    async def _write_dirty(self, head_seq: int, is_wanted: Callable[[], bool] | None = None) -> None:
+    async def _write_dirty(self, head_seq: int, portions: Iterable[int] = ALL) -> None:
         """Write who has gone on, and what was refused; with no tail left, both are complete up to `head_seq`."""
-        self._dirty_since_ms = None
         refused = self.refusals.unkept()
         slots = self.refusals.slots
         bodies = [(f"{REFUSED}{unkept.slot}", unkept.body) for unkept in refused]
@@ -236,11 +236,13 @@ class Restorer:
             await self._write(bodies[start : start + SNAPSHOTS_AT_ONCE], slots)
         for unkept in refused:
             unkept.is_kept()
-        at_once = SNAPSHOTS_AT_ONCE if is_wanted is None else SNAPSHOTS_AT_REST
+        more = iter(portions)
         while self._dirty:
-            if is_wanted is not None and not is_wanted():
+            count = next(more, 0)
+            if not count:
                 return
-            await self._write_some(list(islice(self._dirty, at_once)), slots)
+            await self._write_some(list(islice(self._dirty, min(count, SNAPSHOTS_AT_ONCE))), slots)
+        self._dirty_since_ms = None
         if not self._tail:
             self._complete_to = max(self._complete_to, head_seq)
             await self._write([], slots)

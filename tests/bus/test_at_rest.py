@@ -7,7 +7,6 @@ import pytest
 from harness import PARTITIONS, town_with
 
 from bus import partition as partitions
-from bus import restoring
 from bus.subjects import partition_of
 
 IDLE_S = 0.1
@@ -68,7 +67,7 @@ def test_who_waits_long_enough_is_written_however_busy_the_process_is(monkeypatc
 
 
 def test_a_command_that_comes_while_snapshots_are_written_does_not_wait_for_all_of_them(monkeypatch):
-    monkeypatch.setattr(restoring, "SNAPSHOTS_AT_REST", 1)
+    monkeypatch.setattr(partitions, "SNAPSHOTS_A_FEW", 1)
     number = partition_of("p1", PARTITIONS)
     players = [name for at in range(200) if partition_of(name := f"p{at}", PARTITIONS) == number][:20]
 
@@ -107,7 +106,7 @@ def test_a_command_that_comes_while_snapshots_are_written_does_not_wait_for_all_
 
 
 def test_partitions_at_rest_write_their_snapshots_one_after_the_other(monkeypatch):
-    monkeypatch.setattr(restoring, "SNAPSHOTS_AT_REST", 1)
+    monkeypatch.setattr(partitions, "SNAPSHOTS_A_FEW", 1)
     players = [f"p{at}" for at in range(24)]
 
     async def story():

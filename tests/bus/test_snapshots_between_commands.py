@@ -1,0 +1,111 @@
+"""While commands keep coming, snapshots are written in parts: nobody waits for those of all players."""
+
+import asyncio
+
+import pytest
+from harness import PARTITIONS, town_with
+
+from bus import partition as partitions
+from bus import restoring
+from bus.snapshots import decode_watermark
+from bus.subjects import partition_of
+
+NUMBER = 0
+MINE = [name for at in range(400) if partition_of(name := f"p{at}", PARTITIONS) == NUMBER][:30]
+
+
+@pytest.fixture(autouse=True)
+def _a_tail_is_soon_long(monkeypatch):
+    monkeypatch.setattr(restoring, "BEHIND_MAX", 10)
+    monkeypatch.setattr(partitions, "SNAPSHOTS_A_FEW", 4)
+
+
+async def gone_on():
+    """A town whose players all registered while no tail was too long, and the parts that it writes from now on."""
+    restoring.BEHIND_MAX, short = 10**6, restoring.BEHIND_MAX
+    town = await town_with(*MINE)
+    restoring.BEHIND_MAX = short
+    write, parts = town.snapshots.write, []
+
+    async def noted(partition, bodies, watermark, fence_seq):
+        if bodies:
+            parts.append((partition, len(bodies)))
+        await asyncio.sleep(0)
+        return await write(partition, bodies, watermark, fence_seq)
+
+    town.snapshots.write = noted
+    return town, parts
+
+
+async def mint(town, *players):
+    for player in players:
+        await town.send("MintTokens", player, {"amount": 1})
+    await town.drain()
+
+
+def complete_to(town, number=NUMBER):
+    return decode_watermark(number, town.snapshots.watermarks[number][1]).stream_seq
+
+
+def test_each_batch_writes_a_part_until_all_is_written_and_the_tail_is_short():
+    async def story():
+        town, parts = await gone_on()
+        seen = []
+        for _ in range(12):
+            await mint(town, MINE[0])
+            seen.append(complete_to(town) > 0)
+        return [count for _, count in parts], seen
+
+    parts, is_complete = asyncio.run(story())
+
+    assert parts[:7] == [4] * 7
+    assert max(parts) == 4
+    assert is_complete.index(True) in {7, 8}, "30 players, 4 at once, and who goes on meanwhile once more"
+
+
+def test_a_large_batch_writes_more_than_it_makes_go_on(monkeypatch):
+    monkeypatch.setattr(partitions, "FEW_COMMANDS", 3)
+
+    async def story():
+        town, parts = await gone_on()
+        await mint(town, *MINE[:5])
+        return [count for _, count in parts]
+
+    assert asyncio.run(story()) == [14]
+
+
+def test_where_few_commands_come_one_partition_writes_at_a_time():
+    async def story():
+        town, parts = await gone_on()
+        others = [f"q{at}" for at in range(40)]
+        restoring.BEHIND_MAX = 10**6
+        for other in others:
+            await town.send("RegisterPlayer", other)
+        await town.drain()
+        restoring.BEHIND_MAX = 10
+        del parts[:]
+        for name in (*MINE[:1], *others[:12]):
+            await town.send("MintTokens", name, {"amount": 1})
+        await town.drain()
+        return parts
+
+    parts = asyncio.run(story())
+
+    assert len(parts) == 1, "all of them had commands in one turn and a tail that is too long"
+
+
+def test_what_was_written_in_parts_is_restored_as_if_it_had_been_written_at_once():
+    async def story():
+        town, _ = await gone_on()
+        for _ in range(5):
+            await mint(town, MINE[0])
+        await town.restart()
+        for player in MINE:
+            await town.send("SpendTokens", player, {"amount": 5}, f"spend-{player}")
+        await town.drain()
+        first = town.outcome(f"spend-{MINE[0]}")[0], town.outcome(f"spend-{MINE[1]}")[0]
+        await town.send("SpendTokens", MINE[0], {"amount": 1}, "too-much")
+        await town.drain()
+        return first, town.outcome("too-much")[0]
+
+    assert asyncio.run(story()) == (("accepted", "refused"), "refused")
