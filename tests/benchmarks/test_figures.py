@@ -7,12 +7,11 @@ import itertools
 import pytest
 
 from adapters.errors import TallyError
-from benchmarks import cold, freshness, hot, intake_modes, latency, rebuilds, scaling
+from benchmarks import cold, freshness, hot, intake_modes, latency, pace, rebuilds, scaling
 from benchmarks import eventsourcing_postgres as postgres
 from benchmarks.backlog import Done, events_of
 from benchmarks.disk import fsync_ms
 from benchmarks.open_loop_client import completion, schedule
-from benchmarks.pace import pace_ms
 
 
 def done(rate):
@@ -138,9 +137,19 @@ def test_the_disk_says_how_long_a_sync_takes(tmp_path):
 
 
 def test_the_processor_says_how_long_a_fixed_loop_takes():
-    found = pace_ms(loops=3)
+    found = pace.pace_ms(loops=3)
 
     assert 0 < found["p50"] <= found["max"]
+
+
+def test_what_the_host_took_is_a_share_of_all_that_passed(monkeypatch, tmp_path):
+    stat = tmp_path / "stat"
+    monkeypatch.setattr(pace, "STAT", stat)
+    stat.write_text("cpu  100 10 50 1000 5 0 1 30 0 0\ncpu0 1 2 3 4 5 6 7 8 9 0\n")
+    since = pace.host_took()
+    stat.write_text("cpu  140 10 60 1045 5 0 1 35 0 0\ncpu0 1 2 3 4 5 6 7 8 9 0\n")
+
+    assert since() == 0.05
 
 
 def test_a_rebuild_is_set_against_the_bare_reader_of_its_round_with_hash_and_switch():
