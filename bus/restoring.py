@@ -200,11 +200,9 @@ class Restorer:
 
         `portions` says how many at once, and when it is at its end the rest waits for the next time.
         """
-        if self._tail and not self._dirty:
-            await self.load(list(self._tail)[:TAIL_AT_ONCE])
         try:
-            if self._dirty or head_seq > self._complete_to:
-                await self._write_dirty(head_seq, portions)
+            if self._dirty or self._tail or head_seq > self._complete_to:
+                await self._write_dirty(head_seq, portions, from_tail=TAIL_AT_ONCE)
             else:
                 await self._keep_up(head_seq)
         except (AppendRefused, OutcomeUnknown, StoreUnavailable) as err:
@@ -227,8 +225,11 @@ class Restorer:
             self._complete_to = last_seq
             await self._write([], self.refusals.slots)
 
-    async def _write_dirty(self, head_seq: int, portions: Iterable[int] = ALL) -> None:
-        """Write who has gone on, and what was refused; with no tail left, both are complete up to `head_seq`."""
+    async def _write_dirty(self, head_seq: int, portions: Iterable[int] = ALL, *, from_tail: int = 0) -> None:
+        """Write who has gone on, and what was refused; with no tail left, both are complete up to `head_seq`.
+
+        Where a portion has room, so many of those who are only in the tail are restored for it, over all portions.
+        """
         refused = self.refusals.unkept()
         slots = self.refusals.slots
         bodies = [(f"{REFUSED}{unkept.slot}", unkept.body) for unkept in refused]
@@ -237,15 +238,23 @@ class Restorer:
         for unkept in refused:
             unkept.is_kept()
         more = iter(portions)
-        while self._dirty:
-            count = next(more, 0)
+        while self._dirty or (from_tail and self._tail):
+            count = min(next(more, 0), SNAPSHOTS_AT_ONCE)
             if not count:
                 return
-            await self._write_some(list(islice(self._dirty, min(count, SNAPSHOTS_AT_ONCE))), slots)
+            from_tail -= await self._bring_in(min(count - len(self._dirty), from_tail))
+            await self._write_some(list(islice(self._dirty, count)), slots)
         self._dirty_since_ms = None
         if not self._tail:
             self._complete_to = max(self._complete_to, head_seq)
             await self._write([], slots)
+
+    async def _bring_in(self, count: int) -> int:
+        """Restore so many owners of the tail, who go on thereby; returns how many there were."""
+        owner_ids = list(islice(self._tail, max(0, count)))
+        if owner_ids:
+            await self.load(owner_ids)
+        return len(owner_ids)
 
     async def _write_some(self, owner_ids: Sequence[str], slots: Collection[int] | None) -> None:
         """Write what these owners have become; who goes on meanwhile is written again."""

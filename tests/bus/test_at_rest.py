@@ -73,7 +73,7 @@ def test_a_command_that_comes_while_snapshots_are_written_does_not_wait_for_all_
 
     async def story():
         town = await town_with(*players)
-        write, send, kept_when_answered = town.snapshots.write, town.outbox.send, []
+        write, send, late, kept_when_answered = town.snapshots.write, town.outbox.send, [], []
 
         async def write_and_send(partition, bodies, watermark, fence_seq):
             found = await write(partition, bodies, watermark, fence_seq)

@@ -109,3 +109,22 @@ def test_what_was_written_in_parts_is_restored_as_if_it_had_been_written_at_once
         return first, town.outcome("too-much")[0]
 
     assert asyncio.run(story()) == (("accepted", "refused"), "refused")
+
+
+def test_who_takes_over_brings_in_the_tail_in_parts_though_commands_keep_coming():
+    async def story():
+        town, parts = await gone_on()
+        town.store.stretch = len(town.store.events)
+        await town.restart()
+        del parts[:]
+        batches = 0
+        while not complete_to(town):
+            await mint(town, MINE[0])
+            batches += 1
+        return max(count for _, count in parts), batches, {owner for at, owner in town.snapshots.bodies if at == NUMBER}
+
+    largest, batches, kept = asyncio.run(story())
+
+    assert largest == 4, "who goes on, and as many of the tail as there is room for"
+    assert batches <= 12
+    assert kept >= set(MINE)
