@@ -23,7 +23,7 @@ from bus.owners import Room
 from bus.poison import Failed, Poison
 from bus.ports import CommandSource, CommandStream, DeadLetters, Delivery, EventStore, InboxHead, Outbox
 from bus.reading import Task, read
-from bus.restoring import ALL, SNAPSHOTS_A_FEW, Restorer
+from bus.restoring import ALL, SNAPSHOTS_A_FEW, SNAPSHOTS_AT_ONCE, Restorer
 from domain.catalogue import Key
 from domain.errors import Refused
 from domain.values import to_time
@@ -290,12 +290,12 @@ class Partition:
             await self._snapshot_some(decided)
 
     async def _snapshot_some(self, decided: int) -> None:
-        """A part of the snapshots, between commands: more than have gone on meanwhile, so that it comes to an end.
+        """A part of the snapshots, between commands.
 
         Where few commands come, one partition of the process at a time: each has to wait for as little as possible.
         """
         if decided >= FEW_COMMANDS:
-            await self.snapshot((SNAPSHOTS_A_FEW + 2 * decided,))
+            await self.snapshot((SNAPSHOTS_AT_ONCE,))
         elif not self._neighbours.at_rest.locked():
             async with self._neighbours.at_rest:
                 await self.snapshot((SNAPSHOTS_A_FEW,))

@@ -62,7 +62,10 @@ class Restorer:
         self._kept = KnownIds()
         self._tail: dict[str, list[Recorded]] = {}
         self._by_history: set[str] = set()
+        #: In the order in which they went on first.
         self._dirty: dict[str, Owner | None] = {}
+        #: Of a round of snapshots: how many of the first are left, and up to where all is told when it is at its end.
+        self._left = self._left_to = 0
 
     async def take_over(self, is_own: Callable[[str], bool], head_seq: int, now_ms: int) -> Iterable[str]:
         """Fence the worker before, find the snapshots, read the tail; returns everybody who has a history.
@@ -75,6 +78,7 @@ class Restorer:
         self._complete_to = watermark.stream_seq
         self._failing_since_ms = None
         self._dirty.clear()
+        self._left = 0
         self._by_history.clear()
         self._tail.clear()
         await self._write([], watermark.refusals)
@@ -226,28 +230,44 @@ class Restorer:
             await self._write([], self.refusals.slots)
 
     async def _write_dirty(self, head_seq: int, portions: Iterable[int] = ALL, *, from_tail: int = 0) -> None:
-        """Write who has gone on, and what was refused; with no tail left, both are complete up to `head_seq`.
+        """Write what was refused and who has gone on, in rounds: one takes in who had gone on when it began.
 
-        Where a portion has room, so many of those who are only in the tail are restored for it, over all portions.
+        So each is written once, whoever goes on meanwhile, and at its end all is told up to where it began, unless
+        there is a tail. Where a portion has room, owners of the tail are restored for it, so many over all portions.
         """
-        refused = self.refusals.unkept()
-        slots = self.refusals.slots
-        bodies = [(f"{REFUSED}{unkept.slot}", unkept.body) for unkept in refused]
-        for start in range(0, len(bodies), SNAPSHOTS_AT_ONCE):
-            await self._write(bodies[start : start + SNAPSHOTS_AT_ONCE], slots)
-        for unkept in refused:
-            unkept.is_kept()
+        await self._write_refusals()
         more = iter(portions)
         while self._dirty or (from_tail and self._tail):
+            if not self._left:
+                self._left, self._left_to = len(self._dirty), head_seq
             count = min(next(more, 0), SNAPSHOTS_AT_ONCE)
             if not count:
                 return
-            from_tail -= await self._bring_in(min(count - len(self._dirty), from_tail))
-            await self._write_some(list(islice(self._dirty, count)), slots)
+            came = await self._bring_in(min(count - self._left, from_tail))
+            from_tail -= came
+            count = min(count, self._left + came)
+            await self._write_some(list(islice(self._dirty, count)))
+            self._left = max(0, self._left - count)
+            if not self._left:
+                await self._told_up_to(self._left_to)
+        if self._complete_to < head_seq:
+            await self._told_up_to(head_seq)
+
+    async def _write_refusals(self) -> None:
+        refused = self.refusals.unkept()
+        bodies = [(f"{REFUSED}{unkept.slot}", unkept.body) for unkept in refused]
+        for start in range(0, len(bodies), SNAPSHOTS_AT_ONCE):
+            await self._write(bodies[start : start + SNAPSHOTS_AT_ONCE], self.refusals.slots)
+        for unkept in refused:
+            unkept.is_kept()
+
+    async def _told_up_to(self, seq: int) -> None:
+        """Move the watermark on, unless there is a tail."""
+        if self._tail:
+            return
         self._dirty_since_ms = None
-        if not self._tail:
-            self._complete_to = max(self._complete_to, head_seq)
-            await self._write([], slots)
+        self._complete_to = max(self._complete_to, seq)
+        await self._write([], self.refusals.slots)
 
     async def _bring_in(self, count: int) -> int:
         """Restore so many owners of the tail, who go on thereby; returns how many there were."""
@@ -256,11 +276,12 @@ class Restorer:
             await self.load(owner_ids)
         return len(owner_ids)
 
-    async def _write_some(self, owner_ids: Sequence[str], slots: Collection[int] | None) -> None:
+    async def _write_some(self, owner_ids: Sequence[str]) -> None:
         """Write what these owners have become; who goes on meanwhile is written again."""
         going = {owner_id: self._dirty.pop(owner_id) for owner_id in owner_ids}
         try:
-            await self._write([(owner_id, snapshots.encode(owner)) for owner_id, owner in going.items()], slots)
+            bodies = [(owner_id, snapshots.encode(owner)) for owner_id, owner in going.items()]
+            await self._write(bodies, self.refusals.slots)
         except BaseException:
             self._dirty = {**going, **self._dirty}
             raise
