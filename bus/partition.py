@@ -23,7 +23,7 @@ from bus.owners import Room
 from bus.poison import Failed, Poison
 from bus.ports import CommandSource, CommandStream, DeadLetters, Delivery, EventStore, InboxHead, Outbox
 from bus.reading import Task, read
-from bus.restoring import ALL, SNAPSHOTS_A_FEW, SNAPSHOTS_AT_ONCE, Restorer
+from bus.restoring import ALL, BEHIND_MAX, BEHIND_SOON, SNAPSHOTS_A_FEW, Restorer
 from domain.catalogue import Key
 from domain.errors import Refused
 from domain.values import to_time
@@ -283,19 +283,18 @@ class Partition:
         self._live.passivate(self._restorer.may_go)
 
     async def _keep_memory_bounded(self, decided: int) -> None:
-        """Passivate; write snapshots when too many may not go without, and some when the tail has become long."""
+        """Passivate; write snapshots when too many may not go without, or when the tail has become long.
+
+        Where few commands come they are written in parts, by one partition of the process at a time.
+        """
+        is_calm = decided < FEW_COMMANDS
+        behind_max = BEHIND_SOON if is_calm else BEHIND_MAX
         if not self._live.passivate(self._restorer.may_go):
             await self.snapshot()
-        elif self._restorer.is_due(self._head_seq, self._now_ms()):
-            await self._snapshot_some(decided)
-
-    async def _snapshot_some(self, decided: int) -> None:
-        """A part of the snapshots, between commands.
-
-        Where few commands come, one partition of the process at a time: each has to wait for as little as possible.
-        """
-        if decided >= FEW_COMMANDS:
-            await self.snapshot((SNAPSHOTS_AT_ONCE,))
+        elif not self._restorer.is_due(self._head_seq, self._now_ms(), behind_max):
+            return
+        elif not is_calm:
+            await self.snapshot()
         elif not self._neighbours.at_rest.locked():
             async with self._neighbours.at_rest:
                 await self.snapshot((SNAPSHOTS_A_FEW,))

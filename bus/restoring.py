@@ -24,6 +24,8 @@ SNAPSHOTS_A_FEW: Final = 100
 ALL: Final = repeat(SNAPSHOTS_AT_ONCE)
 #: While commands keep coming, snapshots wait until the stream has gone on by so many events.
 BEHIND_MAX: Final = 500_000
+#: Those that are written in parts, between few commands, are begun earlier, so that they are complete by then.
+BEHIND_SOON: Final = 400_000
 #: At every tenth look without anything to write, the watermark follows a stream that went on by so many events.
 KEEP_UP_EVERY: Final = 10
 KEEP_UP_EVENTS: Final = 20_000
@@ -184,16 +186,16 @@ class Restorer:
         """Whether an owner may leave memory: what it became is in a snapshot."""
         return owner_id not in self._dirty
 
-    def is_due(self, head_seq: int, now_ms: int) -> bool:
+    def is_due(self, head_seq: int, now_ms: int, behind_max: int) -> bool:
         """Whether snapshots must be written though commands are waiting.
 
-        Either the tail has become long, or there are so few to write that it costs nothing (not so in a burst).
+        Either the tail is longer than that, or there are so few to write that it costs nothing (not so in a burst).
         """
         behind = head_seq - self._complete_to
         if self._dirty_since_ms is None:
             self._dirty_since_ms = now_ms
         is_old = now_ms - self._dirty_since_ms > FEW_AFTER_MS and behind > FEW_BEHIND
-        return behind > BEHIND_MAX or (is_old and len(self._dirty) <= SNAPSHOTS_AT_ONCE)
+        return behind > behind_max or (is_old and len(self._dirty) <= SNAPSHOTS_AT_ONCE)
 
     def is_fenced_off(self, now_ms: int) -> bool:
         """Whether no snapshot could be written for long: somebody has the fence, or an answer of ours was lost."""

@@ -6,7 +6,6 @@ import pytest
 from harness import PARTITIONS, town_with
 
 from bus import partition as partitions
-from bus import restoring
 from bus.snapshots import decode_watermark
 from bus.subjects import partition_of
 
@@ -16,15 +15,15 @@ MINE = [name for at in range(400) if partition_of(name := f"p{at}", PARTITIONS) 
 
 @pytest.fixture(autouse=True)
 def _a_tail_is_soon_long(monkeypatch):
-    monkeypatch.setattr(restoring, "BEHIND_MAX", 10)
+    monkeypatch.setattr(partitions, "BEHIND_SOON", 10)
     monkeypatch.setattr(partitions, "SNAPSHOTS_A_FEW", 4)
 
 
 async def gone_on():
     """A town whose players all registered while no tail was too long, and the parts that it writes from now on."""
-    restoring.BEHIND_MAX, short = 10**6, restoring.BEHIND_MAX
+    partitions.BEHIND_SOON, short = 10**6, partitions.BEHIND_SOON
     town = await town_with(*MINE)
-    restoring.BEHIND_MAX = short
+    partitions.BEHIND_SOON = short
     write, parts = town.snapshots.write, []
 
     async def noted(partition, bodies, watermark, fence_seq):
@@ -62,28 +61,28 @@ def test_each_batch_writes_a_part_until_all_is_written_and_the_tail_is_short():
     assert is_complete.index(True) == 7
 
 
-def test_behind_a_large_batch_a_part_is_as_large_as_a_transaction(monkeypatch):
+def test_behind_a_large_batch_all_are_written_at_once_and_later(monkeypatch):
     monkeypatch.setattr(partitions, "FEW_COMMANDS", 3)
-    monkeypatch.setattr(partitions, "SNAPSHOTS_AT_ONCE", 20)
 
     async def story():
         town, parts = await gone_on()
-        await mint(town, *MINE[:5])
-        await mint(town, *MINE[:5])
+        monkeypatch.setattr(partitions, "BEHIND_MAX", len(town.store.events) + 7)
+        await mint(town, *MINE[:4])
+        await mint(town, *MINE[4:8])
         return [count for _, count in parts]
 
-    assert asyncio.run(story()) == [20, 11]
+    assert asyncio.run(story()) == [31]
 
 
 def test_where_few_commands_come_one_partition_writes_at_a_time():
     async def story():
         town, parts = await gone_on()
         others = [f"q{at}" for at in range(40)]
-        restoring.BEHIND_MAX = 10**6
+        partitions.BEHIND_SOON = 10**6
         for other in others:
             await town.send("RegisterPlayer", other)
         await town.drain()
-        restoring.BEHIND_MAX = 10
+        partitions.BEHIND_SOON = 10
         del parts[:]
         for name in (*MINE[:1], *others[:12]):
             await town.send("MintTokens", name, {"amount": 1})
