@@ -66,7 +66,7 @@ class Restorer:
         self._by_history: set[str] = set()
         #: In the order in which they went on first.
         self._dirty: dict[str, Owner | None] = {}
-        #: Of a round of snapshots: how many of the first are left, and up to where all is told when it is at its end.
+        #: Of a round of snapshots: how many of the first are left, and up to where all is told at its end (0: nothing).
         self._left = self._left_to = 0
 
     async def take_over(self, is_own: Callable[[str], bool], head_seq: int, now_ms: int) -> Iterable[str]:
@@ -235,13 +235,13 @@ class Restorer:
         """Write what was refused and who has gone on, in rounds: one takes in who had gone on when it began.
 
         So each is written once, whoever goes on meanwhile, and at its end all is told up to where it began, unless
-        there is a tail. Where a portion has room, owners of the tail are restored for it, so many over all portions.
+        there was a tail. Where a portion has room, owners of the tail are restored for it, so many over all portions.
         """
         await self._write_refusals()
         more = iter(portions)
         while self._dirty or (from_tail and self._tail):
             if not self._left:
-                self._left, self._left_to = len(self._dirty), head_seq
+                self._left, self._left_to = len(self._dirty), 0 if self._tail else head_seq
             count = min(next(more, 0), SNAPSHOTS_AT_ONCE)
             if not count:
                 return
@@ -252,8 +252,7 @@ class Restorer:
             self._left = max(0, self._left - count)
             if not self._left:
                 await self._told_up_to(self._left_to)
-        if self._complete_to < head_seq:
-            await self._told_up_to(head_seq)
+        await self._told_up_to(head_seq)
 
     async def _write_refusals(self) -> None:
         refused = self.refusals.unkept()
@@ -265,10 +264,10 @@ class Restorer:
 
     async def _told_up_to(self, seq: int) -> None:
         """Move the watermark on, unless there is a tail."""
-        if self._tail:
+        if self._tail or seq <= self._complete_to:
             return
         self._dirty_since_ms = None
-        self._complete_to = max(self._complete_to, seq)
+        self._complete_to = seq
         await self._write([], self.refusals.slots)
 
     async def _bring_in(self, count: int) -> int:

@@ -1,11 +1,13 @@
 import asyncio
 import json
 from collections import Counter
+from unittest import mock
 
 from harness import QUEST, TENANT, Town, said, town_with
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bus import partition as partitions
 from bus.errors import Conflict
 from bus.memory import MemoryEventStore
 from domain.values import to_ms
@@ -29,24 +31,37 @@ def data_of(action: str, other: str, amount: int) -> dict:
     }[action]
 
 
+async def lived(steps, *, pauses=(), restarts=(), owners_max=1000):
+    """What was answered and stored."""
+    town = Town(owners_max=owners_max)
+    await town.take_over()
+    await town.send("PublishQuest", "q", QUEST, "k")
+    for number, (action, owner, other, is_repeated, amount) in enumerate(steps):
+        for _ in range(1 + is_repeated):
+            await town.send(action, owner, data_of(action, other, amount), f"k{number}")
+        await town.drain()
+        if number in pauses:
+            await town.snapshot()
+        if number in restarts:
+            await town.restart()
+    return [said(json.loads(body)) for _, body in town.outbox.sent], town.types()
+
+
 @settings(max_examples=40, deadline=None)
 @given(STEPS, st.sets(st.integers(0, 39)), st.sets(st.integers(0, 39)))
 def test_a_worker_that_restarts_or_snapshots_decides_as_one_that_never_did(steps, pauses, restarts):
-    async def story(*, is_calm):
-        town = Town(owners_max=1000 if is_calm else 2)
-        await town.take_over()
-        await town.send("PublishQuest", "q", QUEST, "k")
-        for number, (action, owner, other, is_repeated, amount) in enumerate(steps):
-            for _ in range(1 + is_repeated):
-                await town.send(action, owner, data_of(action, other, amount), f"k{number}")
-            await town.drain()
-            if number in pauses and not is_calm:
-                await town.snapshot()
-            if number in restarts and not is_calm:
-                await town.restart()
-        return [said(json.loads(body)) for _, body in town.outbox.sent], town.types()
+    restless = asyncio.run(lived(steps, pauses=pauses, restarts=restarts, owners_max=2))
 
-    assert asyncio.run(story(is_calm=False)) == asyncio.run(story(is_calm=True))
+    assert restless == asyncio.run(lived(steps))
+
+
+@settings(max_examples=60, deadline=None)
+@given(STEPS, st.sets(st.integers(0, 39)), st.integers(1, 3), st.integers(1, 30))
+def test_a_worker_that_snapshots_in_parts_and_restarts_decides_as_one_that_never_did(steps, restarts, few, soon):
+    with mock.patch.multiple(partitions, SNAPSHOTS_A_FEW=few, BEHIND_SOON=soon):
+        restless = asyncio.run(lived(steps, restarts=restarts))
+
+    assert restless == asyncio.run(lived(steps))
 
 
 def test_snapshots_of_an_overtaken_worker_are_refused_and_harm_nobody(caplog):

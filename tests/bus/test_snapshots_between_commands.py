@@ -128,3 +128,27 @@ def test_who_takes_over_brings_in_the_tail_in_parts_though_commands_keep_coming(
     assert largest == 4, "who goes on, and as many of the tail as there is room for"
     assert batches <= 12
     assert kept >= set(MINE)
+
+
+def test_who_left_the_tail_while_a_round_was_on_its_way_is_not_taken_for_written():
+    async def story():
+        town, _ = await gone_on()
+        town.store.stretch = len(town.store.events)
+        await town.restart()
+        await mint(town, *MINE[:10])  # a round of ten begins
+        for player in MINE[10:]:  # their past is read from the tail, and nothing comes after it
+            await town.send("SpendTokens", player, {"amount": 1})
+        await town.drain()
+        for _ in range(3):
+            await mint(town, MINE[0])
+        told = complete_to(town)
+        await town.restart()
+        for player in MINE:
+            await town.send("RegisterPlayer", player, {}, f"again-{player}")
+        await town.drain()
+        return told, {town.outcome(f"again-{player}") for player in MINE}
+
+    told, outcomes = asyncio.run(story())
+
+    assert {outcome for outcome, _ in outcomes} == {"refused"}
+    assert told == 0, "twenty of the tail are not written yet"
