@@ -250,7 +250,7 @@ class Restorer:
             count = min(count, self._left + came)
             await self._write_some(list(islice(self._dirty, count)))
             self._left = max(0, self._left - count)
-            if not self._left:
+            if self._dirty and not self._left:
                 await self._told_up_to(self._left_to)
         await self._told_up_to(head_seq)
 
@@ -264,10 +264,10 @@ class Restorer:
 
     async def _told_up_to(self, seq: int) -> None:
         """Move the watermark on, unless there is a tail."""
-        if self._tail or seq <= self._complete_to:
+        if self._tail:
             return
         self._dirty_since_ms = None
-        self._complete_to = seq
+        self._complete_to = max(self._complete_to, seq)
         await self._write([], self.refusals.slots)
 
     async def _bring_in(self, count: int) -> int:
