@@ -139,20 +139,25 @@ class _Patience:
             self._look_later()
 
 
-async def first_answer_to(client: Client, ask: Callable[[], Awaitable[Answer]], timeout_s: float) -> Answer:
+async def first_answer_to(
+    client: Client,
+    ask: Callable[[], Awaitable[Answer]],
+    timeout_s: float,
+    *,
+    is_coming: Callable[[], bool] = lambda: False,
+) -> Answer:
     """The first answer to what may be asked several times: it is asked anew every second until one comes.
 
+    Not in a second in which a part of a large answer has come (`is_coming`): a second one would only hold up the first.
     Raises what asking raises, and `TimeoutError` as `answer_to`.
     """
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + timeout_s
     asked: list[asyncio.Future[Answer]] = []
 
     async def any_answer() -> Answer:
         while True:
-            asked.append(asyncio.ensure_future(ask()))
-            wait_s = min(ASK_AGAIN_S, deadline - loop.time())
-            answered, _ = await asyncio.wait(asked, timeout=max(0.0, wait_s), return_when=asyncio.FIRST_COMPLETED)
+            if not is_coming():
+                asked.append(asyncio.ensure_future(ask()))
+            answered, _ = await asyncio.wait(asked, timeout=ASK_AGAIN_S, return_when=asyncio.FIRST_COMPLETED)
             if answered:
                 return await answered.pop()
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import time
 from collections.abc import Awaitable, Collection, Sequence
 from typing import Any, Final
 
 from nats.aio.client import Client
 
-from adapters.jetstream.connection import API_TIMEOUT_S, api, first_answer_to
+from adapters.jetstream.connection import API_TIMEOUT_S, ASK_AGAIN_S, api, first_answer_to
 from adapters.jetstream.frames import Frame, subscribe_frames
 from bus.errors import StoreUnavailable, WrongStream
 
@@ -44,23 +45,30 @@ async def _direct_page(
 ) -> tuple[list[tuple[int, str, bytes]], int]:
     """One answer of the server, and how many more messages fit the request; a server that died is asked again."""
 
+    came_at = [-ASK_AGAIN_S]
+
     def ask() -> Awaitable[tuple[list[tuple[int, str, bytes]], int]]:
-        return _direct_answer(client, stream, request)
+        return _direct_answer(client, stream, request, came_at)
+
+    def is_coming() -> bool:
+        return time.monotonic() - came_at[-1] < ASK_AGAIN_S
 
     try:
-        return await first_answer_to(client, ask, API_TIMEOUT_S)
+        return await first_answer_to(client, ask, API_TIMEOUT_S, is_coming=is_coming)
     except TimeoutError as err:
         message = f"stream {stream} does not answer a direct get"
         raise StoreUnavailable(message) from err
 
 
 async def _direct_answer(
-    client: Client, stream: str, request: dict[str, Any]
+    client: Client, stream: str, request: dict[str, Any], came_at: list[float]
 ) -> tuple[list[tuple[int, str, bytes]], int]:
+    """The messages of one answer, and how many more there are; notes when the last of them came."""
     found: list[tuple[int, str, bytes]] = []
     done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
     def on_frames(frames: list[Frame]) -> None:
+        came_at[-1] = time.monotonic()
         for frame in frames:
             headers = frame.headers
             status = headers.get("Status")

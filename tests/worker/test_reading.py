@@ -2,11 +2,12 @@
 
 import asyncio
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from adapters.feed import RecordReader
-from adapters.jetstream import reader
+from adapters.jetstream import connection, reader
 from adapters.jetstream.connection import api, connect, first_answer_to
 from adapters.jetstream.frames import Frame
 from adapters.jetstream.messages import direct_get, history, last_message, message_at
@@ -96,6 +97,28 @@ def test_what_nobody_answers_is_asked_again_and_the_first_answer_counts(settings
             await client.close()
 
     assert asyncio.run(story()) == (b"to the second", 3)
+
+
+def test_what_is_coming_is_not_asked_for_again(monkeypatch):
+    monkeypatch.setattr(connection, "ASK_AGAIN_S", 0.02)
+    asked = []
+
+    async def ask():
+        asked.append(asyncio.get_running_loop().time())
+        await asyncio.sleep(0.5)
+        return len(asked)
+
+    async def story():
+        began = asyncio.get_running_loop().time()
+        client = SimpleNamespace(is_connected=True, stats={"reconnects": 0})
+        return await first_answer_to(
+            client, ask, 30, is_coming=lambda: bool(asked) and asyncio.get_running_loop().time() < began + 0.3
+        )
+
+    asyncio.run(story())
+
+    assert len(asked) > 1
+    assert asked[1] - asked[0] >= 0.3
 
 
 def test_what_nobody_ever_answers_is_given_up(settings):
