@@ -44,7 +44,6 @@ async def _direct_page(
     client: Client, stream: str, request: dict[str, Any]
 ) -> tuple[list[tuple[int, str, bytes]], int]:
     """One answer of the server, and how many more messages fit the request; a server that died is asked again."""
-
     came_at = [-ASK_AGAIN_S]
 
     def ask() -> Awaitable[tuple[list[tuple[int, str, bytes]], int]]:
