@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 SNAPSHOTS_AT_ONCE: Final = 900
 #: Where commands come now, or may come any moment, and must not wait for more.
 SNAPSHOTS_A_FEW: Final = 100
+#: Portions without an end.
 ALL: Final = repeat(SNAPSHOTS_AT_ONCE)
 #: While commands keep coming, snapshots wait until the stream has gone on by so many events.
 BEHIND_MAX: Final = 500_000
