@@ -112,7 +112,8 @@ def test_a_witness_does_not_count_that_answers_with(at_299, ed25519_alone, scrat
     answer, said = BAD_ANSWERS[case]
     shutil.copytree(at_299, scratch / "log")
     installed = WitnessedLog(scratch / "log")
-    monkeypatch.setattr(witness_link, "ANSWER_S", 0.2)
+    if said == "too slow":  # elsewhere the time is not what is looked for, and a busy machine may need more
+        monkeypatch.setattr(witness_link, "ANSWER_S", 0.2)
     monkeypatch.setattr(writer, "CLOSE_S", 0)
     with Puppet(answer) as puppet:
         installed.require("all", puppet, first_size=300)
