@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
-import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
@@ -13,6 +10,7 @@ from typing import Final
 from benchmarks.big_log import SUBJECTS, BigLog, Built, big_log, entry
 from benchmarks.hashing import bare_digests_per_second
 from benchmarks.measurement import Measurement
+from benchmarks.usage import used_by
 
 ENTRIES_PER_PLAYER: Final = (10, 100)
 JOBS: Final = (1, 2)
@@ -62,17 +60,10 @@ def _audit(log: BigLog, jobs: int) -> dict[str, float]:
     with TemporaryDirectory(prefix="tally-bench-") as folder:
         policy = Path(folder) / "policy"
         policy.write_bytes(log.policy_text)
-        command = [sys.executable, "-m", "ledger.cli", "audit", str(log.folder.root), "--policy", str(policy)]
-        began = time.monotonic()
-        with subprocess.Popen([*command, "--jobs", str(jobs), "--json"], stdout=subprocess.PIPE) as process:
-            said = b"".join(process.stdout or ())
-            _, status, used = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(status)
-        seconds = time.monotonic() - began
-    if process.returncode != 0:
-        raise RuntimeError(f"the audit failed: {said.decode()}")
+        audit = ["audit", str(log.folder.root), "--policy", str(policy), "--jobs", str(jobs), "--json"]
+        used = used_by([sys.executable, "-m", "ledger.cli", *audit])
     return {
-        "entries_per_second": round(log.tree_size / seconds, 1),
-        "cpu_seconds": round(used.ru_utime + used.ru_stime, 2),
-        "largest_process_bytes": used.ru_maxrss * 1024,
+        "entries_per_second": round(log.tree_size / used.seconds, 1),
+        "cpu_seconds": used.cpu_seconds,
+        "largest_process_bytes": used.largest_process_bytes,
     }

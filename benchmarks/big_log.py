@@ -6,16 +6,15 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from benchmarks.usage import used_by
 from ledger.files import Folder
 from ledger.keyfolder import POLICY
 from ledger.keyring import ensure_keys
@@ -30,7 +29,6 @@ MONTH_ENTRIES: Final = 20_000
 #: The moment of all that happens in a month, the last of them November 2026.
 TIMES: Final = [f"{at // 12}-{at % 12 + 1:02d}-21T10:00:00.000Z" for at in range(2024 * 12 + 10, 2026 * 12 + 11)]
 APPENDED_AT_ONCE: Final = 256 * 64
-HERE: Final = Path(__file__).resolve().parents[1]
 
 
 class Built(NamedTuple):
@@ -120,17 +118,10 @@ def entry(number: int) -> bytes:
 
 
 def _build(base: Path, tree_size: int, entries: int) -> BigLog:
-    command = [sys.executable, "-m", "benchmarks.big_log", str(base), str(tree_size)]
-    began = time.monotonic()
-    with subprocess.Popen(command, cwd=HERE) as process:
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    seconds = round(time.monotonic() - began, 1)
-    if process.returncode != 0:
-        raise RuntimeError(f"the log of {tree_size:,} entries was not built: exit {process.returncode}")
+    used = used_by([sys.executable, "-m", "benchmarks.big_log", str(base), str(tree_size)])
     os.sync()  # nothing of it is written while something else is measured
     policy = (ensure_keys(base / "keys", TENANT).folder / POLICY).read_bytes()
-    built = Built(entries, seconds, round(used.ru_utime + used.ru_stime, 1), used.ru_maxrss * 1024)
+    built = Built(entries, round(used.seconds, 1), used.cpu_seconds, used.largest_process_bytes)
     return BigLog(Folder(base / "log"), parse_policy("policy", policy), policy, tree_size, built)
 
 
