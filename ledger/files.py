@@ -131,7 +131,7 @@ class Folder:
         return True
 
     def sync(self) -> None:
-        """Make all that was written since the last call durable, the names too.
+        """Make all that was written since the last call durable, then the names.
 
         After a failure what is left is closed and not synced; raises the first.
         """
@@ -140,16 +140,12 @@ class Folder:
             for descriptor in self._unsynced:
                 os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         failures: list[BaseException] = []
-        syncing = self._begin_syncing(failures)
-        try:
-            while self._stale_folders and not failures:
-                self._sync_folder(self._stale_folders.pop())
-        except BaseException as err:  # noqa: BLE001 (raised below, when no thread works any more)
-            failures.append(err)
-        for each in syncing:
+        for each in self._begin_syncing(failures):
             each.result()
         if failures:
             raise failures[0]
+        while self._stale_folders:
+            self._sync_folder(self._stale_folders.pop())
 
     def _begin_syncing(self, failures: list[BaseException]) -> list[Future[None]]:
         """Deal the files to the threads, in turns over all calls: which thread syncs which file is no accident."""

@@ -3,7 +3,7 @@
 strace counts the calls of each thread and injects the fault: SIGKILL before the call, or an error in place of it.
 Afterwards the same events come again: every checkpoint that anybody may have seen is a part of the final log, and the
 log passes its audit. A failed write or sync stops the signer: nothing is written, synced or renamed any more by that
-process, but for the one file or folder that each of its other threads was about to sync.
+process, but for the files that its other threads sync until they see the failure, which promises nothing.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ ERRORS: Final = {
     "rmdir": "EIO",
 }
 CALLS: Final = tuple(ERRORS)
-SYNCS: Final = ("fdatasync", "fsync")
+#: What several threads do at the same time, each with files of its own.
+SHARED: Final = "fdatasync"
 #: strace counts no further.
 NEVER: Final = 65_535
 KILLED: Final = -9
@@ -168,20 +169,20 @@ def _most_by_one_thread(lines: list[str], call: str) -> list[str]:
 def _calls_after_fault(folder: Path) -> list[str]:
     """The calls of a traced life that came after the injected error.
 
-    A thread that saw no failure just before may sync one more file, which promises nothing.
+    Left out are those of other threads that sync files of the same stretch: when they see the failure is the system's
+    choice (`Folder.sync`; a test of its own holds them to stopping then). Whoever failed does nothing any more.
     """
     lines = (folder / "trace").read_text().splitlines()
     at = next((at for at, line in enumerate(lines) if "(INJECTED)" in line), len(lines))
+    failed = "".join(lines[at : at + 1])
+    is_shared = f" {SHARED}" in failed
     found: list[str] = []
-    have_synced = {line.partition(" ")[0] for line in lines[at : at + 1]}
     for line in lines[at + 1 :]:
         match = _CALL.match(line)
         # What it says of the failure, on its error output, is no work on a file.
         if match is None or re.match(r"^\d+ +write\(2,", line):
             continue
-        if match[2] in SYNCS and match[1] not in have_synced:
-            have_synced.add(match[1])
-        else:
+        if not (is_shared and match[2] == SHARED and match[1] != failed.partition(" ")[0]):
             found.append(match[2])
     return found
 
