@@ -51,6 +51,7 @@ def test_what_waits_is_counted_in_events_and_seconds(installation, capsys):
 
 
 def test_a_person_gets_a_line_for_each_part(installation, capsys):
+    assert wait_for(lambda: followers(installation, capsys)["signer"]["stream_seq"] == 2)
     code = cli.main(["status", "--data", str(installation.data_dir)])
     said = capsys.readouterr().out
 
